@@ -1,0 +1,97 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Header names a service reply carries when it reports an error, as the NATS micro protocol (ADR-32) defines them.
+const (
+	HeaderError     = "Nats-Service-Error"
+	HeaderErrorCode = "Nats-Service-Error-Code"
+)
+
+// Error is what a request gets instead of a result. It is matched by its ErrCode, so errors.Is(err, api.ErrNoLeader) holds for every no_leader,
+// whatever its description says.
+type Error struct {
+	Code        int    `json:"code"`        // HTTP-like class: 4xx the request must change, 5xx it may be sent again
+	ErrCode     int    `json:"err_code"`    // stable number from the table; never reused
+	Name        string `json:"name"`        // stable name from the table, such as "no_leader"
+	Description string `json:"description"` // a sentence for people: what happened and what to do
+
+	// ActualVersion is the stream's last version when a version expectation failed; -1 means that the stream does not exist.
+	ActualVersion *int64 `json:"actual_version,omitempty"`
+	// Leader is the node that leads the store, when a node that does not lead it knows.
+	Leader string `json:"leader,omitempty"`
+}
+
+// Error returns "name: description".
+func (e *Error) Error() string { return e.Name + ": " + e.Description }
+
+// Is reports whether target is an *Error with the same ErrCode.
+func (e *Error) Is(target error) bool {
+	var t *Error
+	return e != nil && errors.As(target, &t) && t.ErrCode == e.ErrCode
+}
+
+// With returns a copy of e that is described by the formatted sentence.
+func (e *Error) With(format string, args ...any) *Error {
+	c := *e
+	c.Description = fmt.Sprintf(format, args...)
+	return &c
+}
+
+// Retryable reports whether sending the same request again may succeed. After ErrOutcomeUnknown a retry is safe only with
+// the same event ids.
+func (e *Error) Retryable() bool { return e.Code == 503 || e.Code == 504 || e.Code == 429 }
+
+// The error table. subjects.md prints it; a test holds the two together.
+var (
+	ErrBadRequest      = def(400, 20400, "bad_request", "the request is not valid; the description says which field and why")
+	ErrBadSubject      = def(400, 20401, "bad_subject", "the subject is not one of the grammar; see subjects.md")
+	ErrBadName         = def(400, 20402, "bad_name", "a name holds characters that are not allowed, is empty, reserved or too long")
+	ErrUnknownVerb     = def(404, 20403, "unknown_verb", "no such verb; the description lists those there are")
+	ErrStoreNotFound   = def(404, 20404, "store_not_found", "no such store; create it with es.config.write.put.<store>")
+	ErrStreamNotFound  = def(404, 20405, "stream_not_found", "the stream has no events")
+	ErrConfigNotFound  = def(404, 20406, "config_not_found", "no configuration record of that name")
+	ErrWrongVersion    = def(409, 20409, "wrong_expected_version", "the stream is not at the expected version; actual_version says where it is")
+	ErrEventIDConflict = def(409, 20410, "event_id_conflict", "an event id was used before for something else; give new events new ids")
+	ErrTooLarge        = def(413, 20413, "payload_too_large", "the request or one of its events exceeds a limit; split it")
+	ErrOverloaded      = def(429, 20429, "overloaded", "too many requests are waiting at this node; slow down and retry")
+	ErrInternal        = def(500, 20500, "internal", "the node failed to carry out the request; its log says why")
+	ErrReplicaDamaged  = def(503, 20501, "replica_damaged", "this node's replica of the store is set aside; ask again to reach another node")
+	ErrNoLeader        = def(503, 20503, "no_leader", "no node leads the store now; nothing was written; retry shortly")
+	ErrNotLeader       = def(503, 20504, "not_leader", "this node does not lead the store; leader says who does; nothing was written")
+	ErrShuttingDown    = def(503, 20505, "shutting_down", "the node is stopping; nothing was written; retry to reach another node")
+	ErrNotReady        = def(503, 20506, "not_ready", "the node is still starting; retry shortly")
+	ErrOutcomeUnknown  = def(504, 20507, "outcome_unknown", "the write may or may not take effect; retry with the same event ids to find out")
+	ErrTimeout         = def(504, 20508, "timeout", "no answer in time; a read changes nothing and may be repeated")
+	ErrPositionAhead   = def(503, 20509, "position_not_reached", "this node has not applied min_position yet; retry shortly")
+	ErrTransferFailed  = def(503, 20510, "transfer_failed", "leadership was not moved; the description says why")
+	ErrUnknownNode     = def(404, 20511, "node_not_found", "no such member of the cluster")
+	ErrUnknownFormat   = def(500, 20513, "unknown_entry", "a replicated entry needs a newer version of this program")
+	ErrReservedName    = def(400, 20514, "reserved_name", "the store name is reserved for the cluster itself")
+)
+
+var table []*Error
+
+func def(code, errCode int, name, description string) *Error {
+	e := &Error{Code: code, ErrCode: errCode, Name: name, Description: description}
+	table = append(table, e)
+	return e
+}
+
+// Errors returns the whole error table, in the order of declaration.
+func Errors() []*Error { return append([]*Error(nil), table...) }
+
+// AsError returns err as an *Error, wrapping anything else as ErrInternal with err's text.
+func AsError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return ErrInternal.With("%v", err)
+}
