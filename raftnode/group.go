@@ -1,0 +1,411 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/quorate/quorate/raftnode/wal"
+)
+
+// Machine is the state a group replicates. It keeps itself on disk: when ApplyBatch returns, the effects and the index of the last entry are
+// durable together, or the entries will be given again after a restart. Entries at or below the applied index must be ignored.
+type Machine interface {
+	raft.BatchingFSM
+	// Applied returns index and term of the last entry whose effects are visible.
+	Applied() (index, term uint64)
+	// WaitApplied returns nil once Applied is at least index, or ctx's error.
+	WaitApplied(ctx context.Context, index uint64) error
+	// OpenSnapshot streams one consistent state, at or after the entries applied when it is called. size is exact.
+	OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser, err error)
+}
+
+// GroupConfig opens a Group.
+type GroupConfig struct {
+	ID        wal.GroupID
+	Name      string   // for logs
+	Dir       string   // for the snapshot marker; exists
+	Machine   Machine  // opened
+	Bootstrap []string // server ids of the first members; used once, when this disk has nothing of the group yet
+	// OnLeadership is told of every change of this node's view of who leads, in order, from one goroutine. It must not
+	// block for long and must not call Close.
+	OnLeadership func(Leadership)
+}
+
+// Group is one Raft group's replica on this node. Its methods may be called concurrently.
+type Group struct {
+	node    *Node
+	cfg     GroupConfig
+	key     string
+	raft    *raft.Raft
+	trans   *raft.NetworkTransport
+	fresh   bool // bootstrapped by this open
+	store   wal.Store
+	machine Machine
+	log     *slog.Logger
+
+	leadership *leadership
+	reads      readIndex // of this node's readers: asks the leader
+	answers    readIndex // of peers that ask this node: a barrier here or nothing, so that no two nodes wait for each other
+
+	gate     sync.Mutex     // guards closing
+	closing  bool           // nothing more is handed to raft
+	inflight sync.WaitGroup // what waits for raft's answer; raft must run until it has come
+
+	closeOnce sync.Once
+	ctx       context.Context // done when Close begins
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup // the leadership watcher
+	closeErr  error
+}
+
+// enter lets a call wait for raft, unless the group is closing. hashicorp/raft may leave calls that it holds when it shuts down without an
+// answer for ever; while it runs, every call ends with a commit or a loss of leadership.
+func (g *Group) enter() bool {
+	g.gate.Lock()
+	defer g.gate.Unlock()
+	if g.closing {
+		return false
+	}
+	g.inflight.Add(1)
+	return true
+}
+
+// trailingLogs are kept behind a snapshot so that a follower that was away for a moment needs no copy of the state.
+const (
+	trailingLogs      = 8192
+	snapshotThreshold = 8192
+	snapshotInterval  = 30 * time.Second
+	applyEnqueue      = 2 * time.Second
+)
+
+// OpenGroup starts the replica. When this disk has nothing of the group and Bootstrap names this server, the group is
+// bootstrapped: the first members are written as entry 1 of term 1, the same on every one of them.
+//
+// It refuses (ErrDamaged) a disk whose parts contradict each other, since guessing could lose acknowledged entries.
+func (n *Node) OpenGroup(cfg GroupConfig) (*Group, error) {
+	g := &Group{
+		node:    n,
+		cfg:     cfg,
+		key:     cfg.ID.String(),
+		machine: cfg.Machine,
+		log:     n.cfg.Logger.With("store", cfg.Name),
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	if err := n.register(g); err != nil {
+		return nil, fmt.Errorf("open group %s: %w", cfg.Name, err)
+	}
+	if err := g.open(); err != nil {
+		n.unregister(g)
+		return nil, fmt.Errorf("open group %s: %w", cfg.Name, err)
+	}
+	n.opened(g)
+	return g, nil
+}
+
+func (g *Group) open() (err error) {
+	defer func() {
+		if err != nil && g.store != nil {
+			g.store.Close()
+		}
+	}()
+	if g.store, err = g.node.log.Open(g.cfg.ID); err != nil {
+		return err
+	}
+	snapshots, err := openSnapshots(g.cfg.Dir, g.machine)
+	if err != nil {
+		return err
+	}
+	if err := g.checkDisk(snapshots); err != nil {
+		return err
+	}
+	trans, err := g.node.transport.Group(g.key)
+	if err != nil {
+		return err
+	}
+	g.trans = trans
+	logs, err := raft.NewLogCache(256, g.store)
+	if err != nil {
+		return err
+	}
+	conf := g.raftConfig()
+	notify := make(chan bool, 16)
+	conf.NotifyCh = notify
+	if err = g.bootstrap(conf, snapshots, trans); err == nil {
+		g.raft, err = raft.NewRaft(conf, &groupMachine{Machine: g.machine, snapshots: snapshots}, logs, g.store, snapshots, trans)
+	}
+	if err != nil {
+		trans.Close()
+		return err
+	}
+	g.reads.group, g.reads.ask = g, g.askLeader
+	g.answers.group, g.answers.ask = g, func(context.Context) (uint64, error) { return g.barrier() }
+	g.leadership = newLeadership(g, notify)
+	g.wg.Add(1)
+	go g.leadership.run() // ends when closed is closed and raft has shut down
+	return nil
+}
+
+func (g *Group) raftConfig() *raft.Config {
+	t := g.node.cfg.Timing
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(g.node.ServerID())
+	conf.HeartbeatTimeout = t.Heartbeat
+	conf.ElectionTimeout = t.Election
+	conf.LeaderLeaseTimeout = t.Lease
+	conf.CommitTimeout = t.Commit
+	conf.BatchApplyCh = true
+	conf.MaxAppendEntries = 256
+	conf.TrailingLogs = trailingLogs
+	conf.SnapshotThreshold = snapshotThreshold
+	conf.SnapshotInterval = snapshotInterval
+	conf.NoSnapshotRestoreOnStart = true // the machine is on disk already; a snapshot is only a marker
+	conf.NoLegacyTelemetry = true
+	conf.Logger = newRaftLogger(g.log)
+	return conf
+}
+
+// checkDisk compares the log, the snapshot marker and the machine. Each can be lost alone (a deleted file, a restored backup of one of
+// them); the others then tell.
+func (g *Group) checkDisk(snapshots *snapshotStore) error {
+	first, err := g.store.FirstIndex()
+	if err != nil {
+		return err
+	}
+	applied, _ := g.machine.Applied()
+	marker := snapshots.current()
+	term, err := g.store.GetUint64([]byte("CurrentTerm")) // raft writes it before the first entry
+	if err != nil && err.Error() != "not found" {
+		return err
+	}
+	switch {
+	case term == 0 && (marker != nil || applied > 0):
+		return fmt.Errorf("%w: there is a state (applied entry %d) but the log is empty: the log was lost, and with it this replica's votes", ErrDamaged, applied)
+	case first == 0 && marker == nil && applied > 0:
+		return fmt.Errorf("%w: the state has applied entry %d but the log is empty: the log was lost, and with it this replica's votes", ErrDamaged, applied)
+	case marker != nil && applied < marker.Machine:
+		return fmt.Errorf("%w: the state has applied entry %d, the snapshot marker says %d: the state file was lost or is older", ErrDamaged, applied, marker.Machine)
+	case first > 1 && marker == nil:
+		return fmt.Errorf("%w: the log begins at entry %d and there is no snapshot marker", ErrDamaged, first)
+	case first > 1 && first > marker.Index+1:
+		return fmt.Errorf("%w: the log begins at entry %d, the snapshot marker ends at %d", ErrDamaged, first, marker.Index)
+	}
+	return nil
+}
+
+func (g *Group) bootstrap(conf *raft.Config, snapshots raft.SnapshotStore, trans raft.Transport) error {
+	has, err := raft.HasExistingState(g.store, g.store, snapshots)
+	if err != nil || has {
+		return err
+	}
+	var members raft.Configuration
+	listed := false
+	for _, id := range g.cfg.Bootstrap {
+		members.Servers = append(members.Servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
+		listed = listed || id == g.node.ServerID()
+	}
+	if !listed {
+		return fmt.Errorf("%w: %s is not among the group's members %v", ErrNotMember, g.node.ServerID(), g.cfg.Bootstrap)
+	}
+	g.fresh = true
+	return raft.BootstrapCluster(conf, g.store, g.store, snapshots, trans, members)
+}
+
+// ID returns the group's id.
+func (g *Group) ID() wal.GroupID { return g.cfg.ID }
+
+// Proposal is an entry on its way to a majority.
+type Proposal struct {
+	group  *Group
+	future raft.ApplyFuture
+}
+
+// Propose hands data to the leader's log. Entries are applied in the order in which Propose was called. It blocks
+// only while raft's queue is full, at most two seconds. ErrNotLeader means that the group is closing; everything else Wait tells, and it must be called.
+func (g *Group) Propose(data []byte) (*Proposal, error) {
+	if !g.enter() {
+		return nil, fmt.Errorf("%w: %w", ErrNotLeader, ErrClosed)
+	}
+	return &Proposal{group: g, future: g.raft.Apply(data, applyEnqueue)}, nil
+}
+
+// Wait returns what the Machine made of the entry. It may be called once.
+//
+// ErrNotLeader: the entry was not and will not be applied. ErrOutcomeUnknown: leadership was lost while a majority was asked. It blocks until one of
+// the three is known; a leader that loses its majority gives up after Timing.Lease.
+func (p *Proposal) Wait() (any, error) {
+	defer p.group.inflight.Done()
+	if err := p.future.Error(); err != nil {
+		return nil, applyError(err)
+	}
+	return p.future.Response(), nil
+}
+
+// Leadership returns this node's present view of who leads.
+func (g *Group) Leadership() Leadership { return g.leadership.current() }
+
+// WaitLeadership returns the first view, from now on, that ok accepts. It ends early with ctx's error or ErrClosed.
+func (g *Group) WaitLeadership(ctx context.Context, ok func(Leadership) bool) (Leadership, error) {
+	return g.leadership.wait(ctx, ok)
+}
+
+// Members returns the server ids of the group's voters, as this replica knows them.
+func (g *Group) Members() []string {
+	f := g.raft.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	var ids []string
+	for _, s := range f.Configuration().Servers {
+		ids = append(ids, string(s.ID))
+	}
+	return ids
+}
+
+// Transfer moves leadership to the member with the id, or to the one that has applied most when it is empty. It returns when the old leader
+// has stepped down or the attempt has failed; who leads then, WaitLeadership tells.
+//
+// Only a member that answers is asked to take over. hashicorp/raft waits for the target to catch up, and the leader refuses all writes
+// meanwhile; a target that hangs would make it wait for as long.
+func (g *Group) Transfer(to string) error {
+	if !g.enter() {
+		return ErrClosed
+	}
+	defer g.inflight.Done()
+	target, err := g.successor(to)
+	if err != nil {
+		return err
+	}
+	g.leadership.expect("transfer")
+	err = g.raft.LeadershipTransferToServer(raft.ServerID(target), raft.ServerAddress(target)).Error()
+	if err == nil {
+		return nil
+	}
+	g.leadership.expect("")
+	if errors.Is(err, raft.ErrNotLeader) {
+		return fmt.Errorf("%w: %w", ErrNotLeader, err)
+	}
+	return err
+}
+
+// successorWait bounds how long members are asked whether they can take over.
+const successorWait = time.Second
+
+// successor returns the member with the id if it answers, or of all others that answer the one that has applied most.
+func (g *Group) successor(to string) (string, error) {
+	ctx, cancel := context.WithTimeout(g.ctx, successorWait)
+	defer cancel()
+	type answer struct {
+		id      string
+		applied uint64
+		err     error
+	}
+	var asked int
+	answers := make(chan answer, len(g.Members()))
+	for _, id := range g.Members() {
+		if id == g.node.ServerID() || to != "" && id != to {
+			continue
+		}
+		asked++
+		go func() { // ends with the answer, or with ctx
+			raw, err := g.node.transport.Call(ctx, id, methodIsOpen, []byte(g.key))
+			if err == nil && len(raw) != 8 {
+				err = fmt.Errorf("answer has %d bytes, wanted 8", len(raw))
+			}
+			a := answer{id: id, err: err}
+			if err == nil {
+				a.applied = binary.BigEndian.Uint64(raw)
+			}
+			answers <- a
+		}()
+	}
+	if asked == 0 && to != "" {
+		return "", fmt.Errorf("%w: %s", ErrNotMember, to)
+	}
+	best := answer{err: errors.New("there is no other member")}
+	for range asked {
+		if a := <-answers; best.err != nil || a.err == nil && a.applied > best.applied {
+			best = a
+		}
+	}
+	if best.err != nil {
+		return "", fmt.Errorf("no member that could take over answers: %w", best.err)
+	}
+	return best.id, nil
+}
+
+// Fresh reports whether the group was bootstrapped on this disk just now.
+func (g *Group) Fresh() bool { return g.fresh }
+
+// StandFirst waits until a majority of the members have the group open, and then makes this replica stand for election at once, so that a new
+// group need not wait for silence. It gives up when ctx is done.
+func (g *Group) StandFirst(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.ctx, cancel)()
+	members := g.Members()
+	open := make(chan struct{}, len(members))
+	for _, id := range members {
+		go func() { // ends when the member has the group open, or with ctx
+			for ctx.Err() == nil {
+				if _, err := g.node.transport.Call(ctx, id, methodIsOpen, []byte(g.key)); err == nil {
+					open <- struct{}{}
+					return
+				}
+				timer := time.NewTimer(openPoll)
+				select {
+				case <-timer.C:
+				case <-ctx.Done():
+				}
+				timer.Stop()
+			}
+		}()
+	}
+	for range len(members)/2 + 1 {
+		select {
+		case <-open:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return g.stand()
+}
+
+// openPoll lies between questions to a member that has not opened the group yet.
+const openPoll = 10 * time.Millisecond
+
+// stand sends this replica's own raft the message with which a leader hands over (TimeoutNow; Ongaro 2014, §3.10). Standing can only cost an
+// election; who wins is decided as ever.
+func (g *Group) stand() error {
+	id := g.node.ServerID()
+	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: g.trans.EncodePeer(raft.ServerID(id), raft.ServerAddress(id)),
+	}}
+	return g.trans.TimeoutNow(raft.ServerID(id), raft.ServerAddress(id), req, &raft.TimeoutNowResponse{})
+}
+
+// Close stops the replica and waits for everything it started. Leadership is not handed over; Transfer does that.
+func (g *Group) Close() error {
+	g.closeOnce.Do(func() {
+		g.leadership.expect("shutdown")
+		g.gate.Lock()
+		g.closing = true
+		g.gate.Unlock()
+		g.cancel()
+		g.inflight.Wait()
+		g.closeErr = g.raft.Shutdown().Error()
+		g.wg.Wait()
+		if err := g.store.Close(); g.closeErr == nil {
+			g.closeErr = err
+		}
+		g.node.unregister(g)
+	})
+	return g.closeErr
+}

@@ -1,0 +1,230 @@
+package raftnode
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Role is what this replica is in its group.
+type Role int
+
+// A replica follows, was elected but has not applied its own term's entry yet, or serves.
+const (
+	Follower Role = iota
+	Elected
+	Serving
+)
+
+func (r Role) String() string { return [...]string{"follower", "elected", "serving"}[r] }
+
+// Leadership is this node's view of who leads a group.
+type Leadership struct {
+	Role     Role
+	Term     uint64
+	Leader   string    // server id; empty while unknown
+	Since    time.Time // when this node saw the present Leader (or its absence) first
+	Previous string    // the last known leader before this one
+	Changes  uint64    // how many leaders this node has seen
+	Reason   string    // why the last change happened, as far as this node knows
+}
+
+// leadership turns raft's notifications into an ordered series of views.
+type leadership struct {
+	group  *Group
+	notify chan bool             // raft blocks on it: every gain and loss of leadership, in order
+	poke   chan raft.Observation // the leader this replica follows may have changed; the value doesn't matter
+	ready  chan uint64           // the term whose own entry has been applied here
+
+	mu      sync.Mutex // guards what follows
+	view    Leadership
+	changed chan struct{} // closed and replaced at each change
+	reason  string        // what the next loss is due to, when it is known before
+}
+
+func newLeadership(g *Group, notify chan bool) *leadership {
+	l := &leadership{
+		group:   g,
+		notify:  notify,
+		poke:    make(chan raft.Observation, 1),
+		ready:   make(chan uint64, 4),
+		changed: make(chan struct{}),
+		view:    Leadership{Since: time.Now()},
+	}
+	return l
+}
+
+// run ends when the group closes; raft has then shut down or does so without waiting for us, since notify is drained until it has.
+func (l *leadership) run() {
+	defer l.group.wg.Done()
+	g := l.group
+	observer := raft.NewObserver(l.poke, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	g.raft.RegisterObserver(observer)
+	defer g.raft.DeregisterObserver(observer)
+	l.follow()
+	for {
+		select {
+		case gained := <-l.notify:
+			if gained {
+				l.elected()
+			} else {
+				l.lost()
+			}
+		case term := <-l.ready:
+			l.serve(term)
+		case <-l.poke:
+			l.follow()
+		case <-g.ctx.Done():
+			l.lost()
+			return
+		}
+	}
+}
+
+func (l *leadership) elected() {
+	g := l.group
+	term := g.raft.CurrentTerm()
+	l.update(func(v *Leadership) {
+		v.Role, v.Term, v.Reason = Elected, term, "election"
+		l.lead(v, g.node.ServerID())
+	})
+	if !g.enter() {
+		return
+	}
+	go func() { // ends when the barrier is applied or leadership is lost
+		defer g.inflight.Done()
+		if g.raft.Barrier(0).Error() != nil {
+			return
+		}
+		if g.raft.State() == raft.Leader && g.raft.CurrentTerm() == term {
+			select {
+			case l.ready <- term:
+			case <-g.ctx.Done():
+			}
+		}
+	}()
+}
+
+func (l *leadership) serve(term uint64) {
+	l.update(func(v *Leadership) {
+		if v.Role == Elected && v.Term == term {
+			v.Role = Serving
+		}
+	})
+}
+
+func (l *leadership) lost() {
+	l.update(func(v *Leadership) {
+		if v.Role == Follower {
+			return
+		}
+		v.Role = Follower
+		v.Reason = l.reason
+		if v.Reason == "" {
+			v.Reason = "step_down"
+		}
+		l.reason = ""
+		l.lead(v, l.otherLeader())
+		v.Term = max(v.Term, l.group.raft.CurrentTerm())
+	})
+}
+
+// follow reads who raft thinks leads. While this replica leads, notify tells instead: in order, and without misses.
+func (l *leadership) follow() {
+	l.update(func(v *Leadership) {
+		if v.Role != Follower {
+			return
+		}
+		leader := l.otherLeader()
+		if leader == v.Leader && l.group.raft.CurrentTerm() == v.Term {
+			return
+		}
+		v.Term = l.group.raft.CurrentTerm()
+		if leader != v.Leader {
+			v.Reason = "election"
+			if leader == "" {
+				v.Reason = "silence"
+			}
+			l.lead(v, leader)
+		}
+	})
+}
+
+// otherLeader returns the leader raft knows, unless it is this replica: that is for notify to say.
+func (l *leadership) otherLeader() string {
+	_, id := l.group.raft.LeaderWithID()
+	if string(id) == l.group.node.ServerID() {
+		return ""
+	}
+	return string(id)
+}
+
+func (l *leadership) lead(v *Leadership, leader string) {
+	if v.Leader == leader {
+		return
+	}
+	if v.Leader != "" {
+		v.Previous = v.Leader
+	}
+	v.Leader, v.Since = leader, time.Now()
+	if leader != "" {
+		v.Changes++
+	}
+}
+
+// update changes the view and tells everyone, unless nothing changed. Only run's goroutine calls it, so listeners see changes in order.
+func (l *leadership) update(change func(*Leadership)) {
+	l.mu.Lock()
+	before := l.view
+	change(&l.view)
+	after := l.view
+	if after == before {
+		l.mu.Unlock()
+		return
+	}
+	close(l.changed)
+	l.changed = make(chan struct{})
+	l.mu.Unlock()
+	if l.group.cfg.OnLeadership != nil {
+		l.group.cfg.OnLeadership(after)
+	}
+}
+
+// expect names the reason for a loss of leadership that is about to happen.
+func (l *leadership) expect(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reason = reason
+}
+
+func (l *leadership) current() Leadership {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.view
+}
+
+func (l *leadership) wait(ctx context.Context, ok func(Leadership) bool) (Leadership, error) {
+	for {
+		l.mu.Lock()
+		view, changed := l.view, l.changed
+		l.mu.Unlock()
+		if ok(view) {
+			return view, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return view, ctx.Err()
+		case <-l.group.ctx.Done():
+			return view, ErrClosed
+		}
+	}
+}

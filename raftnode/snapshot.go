@@ -1,0 +1,251 @@
+package raftnode
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// A snapshot is a marker: since the Machine is on disk, taking one writes only which entry the state contains, and its cost does not grow with the
+// state. Opening one streams the Machine's present state, which is at or after the marker; replaying entries it contains already is
+// harmless, the Machine ignores them.
+//
+// A snapshot that a leader sends is kept whole in a file of its own until the Machine has taken it over; then it becomes a marker too:
+//
+//	Create → bytes into incoming-<n>.snap → Close: sync, marker {incoming: incoming-<n>.snap} → remove other incoming files
+//	                                          we may die here: the next open restores from that file before raft starts
+//	       → Machine.Restore → marker {incoming: ""} → remove the file
+//
+// A second transfer never touches the first one's file while the marker names it.
+const (
+	markerFile      = "snapshot.json"
+	incomingPattern = "incoming-*.snap"
+)
+
+// marker is the content of snapshot.json.
+type marker struct {
+	Format             int                `json:"format"`
+	Index              uint64             `json:"index"`
+	Term               uint64             `json:"term"`
+	Configuration      raft.Configuration `json:"configuration"`
+	ConfigurationIndex uint64             `json:"configuration_index"`
+	Machine            uint64             `json:"machine"`  // what the machine had applied at least; it counts commands only, so it may be below Index
+	Incoming           string             `json:"incoming"` // the file that holds the state, until the machine does
+	Size               int64              `json:"size"`     // of that file
+}
+
+func (m *marker) id() string { return fmt.Sprintf("%d-%d", m.Term, m.Index) }
+
+func (m *marker) meta(size int64) *raft.SnapshotMeta {
+	return &raft.SnapshotMeta{
+		Version: raft.SnapshotVersionMax, ID: m.id(), Index: m.Index, Term: m.Term,
+		Configuration: m.Configuration, ConfigurationIndex: m.ConfigurationIndex, Size: size,
+	}
+}
+
+// snapshotStore keeps a group's newest snapshot.
+type snapshotStore struct {
+	dir     string
+	machine Machine
+
+	mu   sync.Mutex // guards last
+	last *marker
+}
+
+var _ raft.SnapshotStore = (*snapshotStore)(nil)
+
+// openSnapshots reads the marker and finishes a restore that a crash cut off.
+func openSnapshots(dir string, machine Machine) (*snapshotStore, error) {
+	s := &snapshotStore{dir: dir, machine: machine}
+	raw, err := os.ReadFile(s.path(markerFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s, s.dropIncoming("") // bytes of a snapshot whose arrival was cut off
+	case err != nil:
+		return nil, err
+	}
+	var m marker
+	if err := json.Unmarshal(raw, &m); err != nil || m.Format != 1 {
+		return nil, fmt.Errorf("%w: %s: format %d, %v", ErrDamaged, s.path(markerFile), m.Format, err)
+	}
+	s.last = &m
+	if err := s.dropIncoming(m.Incoming); err != nil || m.Incoming == "" {
+		return s, err
+	}
+	f, err := s.openIncoming(&m)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := machine.Restore(f); err != nil {
+		return nil, fmt.Errorf("finish restore of snapshot %s: %w", m.id(), err)
+	}
+	return s, s.restored()
+}
+
+func (s *snapshotStore) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *snapshotStore) current() *marker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+func (s *snapshotStore) write(m *marker) error {
+	if err := WriteJSON(s.path(markerFile), m); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = m
+	return nil
+}
+
+// openIncoming opens the file that the marker names.
+func (s *snapshotStore) openIncoming(m *marker) (*os.File, error) {
+	f, err := os.Open(s.path(filepath.Base(m.Incoming)))
+	if err != nil {
+		return nil, fmt.Errorf("%w: the snapshot marker names a file that is gone: %w", ErrDamaged, err)
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != m.Size {
+		err = fmt.Errorf("%w: %s: wanted %d bytes, found %d", ErrDamaged, f.Name(), m.Size, info.Size())
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// dropIncoming removes received files, except the one to keep.
+func (s *snapshotStore) dropIncoming(keep string) error {
+	files, err := filepath.Glob(s.path(incomingPattern))
+	for _, file := range files {
+		if filepath.Base(file) != keep {
+			err = errors.Join(err, os.Remove(file))
+		}
+	}
+	return err
+}
+
+// restored is called when the machine holds what incoming.snap held.
+func (s *snapshotStore) restored() error {
+	m := s.current()
+	if m == nil || m.Incoming == "" {
+		return nil
+	}
+	done := *m
+	done.Incoming, done.Size = "", 0
+	done.Machine, _ = s.machine.Applied()
+	if err := s.write(&done); err != nil {
+		return err
+	}
+	return s.dropIncoming("")
+}
+
+// Create begins a snapshot: a marker when nothing is written to the sink, a received state otherwise.
+func (s *snapshotStore) Create(_ raft.SnapshotVersion, index, term uint64, configuration raft.Configuration,
+	configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	applied, _ := s.machine.Applied()
+	return &sink{store: s, marker: &marker{
+		Format: 1, Index: index, Term: term, Configuration: configuration, ConfigurationIndex: configurationIndex, Machine: min(applied, index),
+	}}, nil
+}
+
+// List returns the newest snapshot, if there is one.
+func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
+	m := s.current()
+	if m == nil {
+		return nil, nil
+	}
+	return []*raft.SnapshotMeta{m.meta(m.Size)}, nil
+}
+
+// Open streams the snapshot with the id: from the file it arrived in, or from the machine.
+func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	m := s.current()
+	if m == nil || m.id() != id {
+		return nil, nil, fmt.Errorf("snapshot %s is gone; the newest is %v", id, m)
+	}
+	if m.Incoming != "" {
+		f, err := s.openIncoming(m)
+		if err != nil {
+			return nil, nil, err
+		}
+		return m.meta(m.Size), f, nil
+	}
+	_, _, size, rc, err := s.machine.OpenSnapshot()
+	if err != nil {
+		return nil, nil, err
+	}
+	return m.meta(size), rc, nil
+}
+
+// sink receives a snapshot.
+type sink struct {
+	store  *snapshotStore
+	marker *marker
+	file   *os.File
+}
+
+func (k *sink) ID() string { return k.marker.id() }
+
+func (k *sink) Write(p []byte) (int, error) {
+	if k.file == nil {
+		f, err := os.CreateTemp(k.store.dir, incomingPattern)
+		if err != nil {
+			return 0, err
+		}
+		k.file, k.marker.Incoming, k.marker.Machine = f, filepath.Base(f.Name()), 0
+	}
+	n, err := k.file.Write(p)
+	k.marker.Size += int64(n)
+	return n, err
+}
+
+func (k *sink) Close() error {
+	if k.file == nil {
+		return k.store.write(k.marker)
+	}
+	err := k.file.Sync()
+	if cerr := k.file.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = k.store.write(k.marker) // syncs the directory too, and with it the file's name
+	}
+	if err != nil {
+		os.Remove(k.file.Name())
+		return err
+	}
+	return k.store.dropIncoming(k.marker.Incoming)
+}
+
+func (k *sink) Cancel() error {
+	if k.file == nil {
+		return nil
+	}
+	k.file.Close()
+	return os.Remove(k.file.Name())
+}
+
+// groupMachine is the machine as raft sees it: a restore that succeeded turns the received snapshot into a marker.
+type groupMachine struct {
+	Machine
+	snapshots *snapshotStore
+}
+
+func (m *groupMachine) Restore(rc io.ReadCloser) error {
+	if err := m.Machine.Restore(rc); err != nil {
+		return err
+	}
+	return m.snapshots.restored()
+}

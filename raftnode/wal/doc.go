@@ -1,0 +1,34 @@
+// Package wal keeps the Raft logs and votes of every group on a node in one
+// place, so that all groups share one fsync.
+//
+// A node opens one [Log] and takes a [Store] from it for each [GroupID]; a
+// Store is what hashicorp/raft calls its LogStore and StableStore. Every write
+// of every group goes to one writer goroutine, which takes all that is waiting,
+// makes it durable in one commit, and then answers all callers: while one
+// commit is on its way to the disk, the next one gathers. Nobody waits for a
+// timer, so a lone writer pays for exactly one commit.
+//
+// [OpenBolt] is the simple implementation: one bbolt file. Package waltest
+// holds the tests that any implementation must pass.
+//
+// # The invariant
+//
+// What was acknowledged is read back as it was written, or as an error, never
+// as something else and never as silence. bbolt does not checksum its data
+// pages, so everything we store is sealed with a CRC32C that covers the group
+// and the key it belongs to, and a small header a group counts what must be
+// there: a damaged value, a lost vote and a vanished entry are each an
+// [ErrCorrupt]. Damage is not repaired and nothing is cut off: the caller sets
+// the replica aside and copies it anew from its peers.
+//
+// A write or fsync that fails ends the log (see [Config.OnFatal]): after it
+// nobody can say what the disk holds, so nothing is acknowledged any more.
+//
+// # Gaps
+//
+// A Store accepts gaps between indexes and does not call itself a
+// raft.MonotonicLogStore. For a monotonic store, hashicorp/raft v1.8.0 deletes
+// the whole log when a snapshot arrives, also the acknowledged entries after
+// the snapshot's index; if an old InstallSnapshot arrives late, that loses
+// them. For other stores it only deletes up to the snapshot.
+package wal

@@ -1,0 +1,263 @@
+package wal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	bolt "go.etcd.io/bbolt"
+)
+
+// boltStore is one group of a [BoltLog].
+type boltStore struct {
+	log *BoltLog
+	id  GroupID
+
+	// life is held for reading by every call, for writing by Close, which so
+	// waits for them. It guards closed.
+	life   sync.RWMutex
+	closed bool
+
+	// headMu guards head, the header as of the last commit. Only the writer
+	// changes it.
+	headMu sync.Mutex
+	head   head
+}
+
+var _ Store = (*boltStore)(nil)
+
+// acquire begins a call; the caller must call release unless it fails.
+func (s *boltStore) acquire() error {
+	if err := s.log.w.err(); err != nil {
+		return s.wrap(err)
+	}
+	s.life.RLock()
+	if s.closed {
+		s.life.RUnlock()
+		return s.wrap(ErrClosed)
+	}
+	return nil
+}
+
+func (s *boltStore) release() { s.life.RUnlock() }
+
+func (s *boltStore) wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("group %s: %w", s.id, err)
+}
+
+func (s *boltStore) setHead(h head) {
+	s.headMu.Lock()
+	s.head = h
+	s.headMu.Unlock()
+}
+
+func (s *boltStore) getHead() head {
+	s.headMu.Lock()
+	defer s.headMu.Unlock()
+	return s.head
+}
+
+// FirstIndex implements raft.LogStore; 0 if there are no entries.
+func (s *boltStore) FirstIndex() (uint64, error) {
+	if err := s.acquire(); err != nil {
+		return 0, err
+	}
+	defer s.release()
+	return s.getHead().first, nil
+}
+
+// LastIndex implements raft.LogStore; 0 if there are no entries.
+func (s *boltStore) LastIndex() (uint64, error) {
+	if err := s.acquire(); err != nil {
+		return 0, err
+	}
+	defer s.release()
+	return s.getHead().last, nil
+}
+
+// GetLog implements raft.LogStore.
+func (s *boltStore) GetLog(index uint64, out *raft.Log) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	if !s.getHead().has(index) {
+		return raft.ErrLogNotFound
+	}
+	err := s.log.view(func(tx *bolt.Tx) error {
+		b := tx.Bucket(s.id.bytes())
+		if b == nil {
+			return &CorruptError{Group: s.id, Index: index, Item: "bucket", Detail: "wanted one, found none"}
+		}
+		if log := b.Bucket(logBucket); log != nil {
+			if v := log.Get(indexKey(index)); v != nil {
+				return decodeEntry(s.id, index, v, out)
+			}
+		}
+		// Not there: deleted since we looked at the header, in a gap, or lost.
+		h, err := decodeHead(s.id, b.Get(headKey))
+		if err != nil {
+			return err
+		}
+		if h.has(index) && h.dense() {
+			return &CorruptError{Group: s.id, Index: index, Item: itemName(domainLog, indexKey(index)), Detail: "wanted a record, found none"}
+		}
+		return raft.ErrLogNotFound
+	})
+	if err == raft.ErrLogNotFound {
+		return err // raft compares it with ==
+	}
+	return s.wrap(err)
+}
+
+// StoreLog implements raft.LogStore.
+func (s *boltStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore. Index 0 is refused: it means "none".
+func (s *boltStore) StoreLogs(logs []*raft.Log) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	if len(logs) == 0 {
+		return nil
+	}
+	records, size := make([][]byte, len(logs)), 0
+	indexes := make([]uint64, len(logs))
+	for i, l := range logs {
+		if l.Index == 0 {
+			return s.wrap(fmt.Errorf("store entry %d of %d: index 0 is not an index", i, len(logs)))
+		}
+		r, err := encodeEntry(s.id, l)
+		if err != nil {
+			return s.wrap(err)
+		}
+		records[i], indexes[i] = r, l.Index
+		size += len(r)
+	}
+	return s.wrap(s.log.w.do(&request{size: size, apply: func(b *batch) (bool, error) {
+		g, err := b.group(s)
+		if err != nil {
+			return false, err
+		}
+		for i, r := range records {
+			if err := b.put(g, indexes[i], r); err != nil {
+				return false, err
+			}
+		}
+		return false, nil
+	}}))
+}
+
+// DeleteRange implements raft.LogStore; lo and hi are inclusive. A range that
+// holds nothing is not an error.
+func (s *boltStore) DeleteRange(lo, hi uint64) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	h := s.getHead()
+	if h.entries == 0 || lo > hi || hi < h.first || lo > h.last {
+		return nil
+	}
+	return s.wrap(s.log.w.do(&request{apply: func(b *batch) (bool, error) {
+		g, err := b.group(s)
+		if err != nil {
+			return false, err
+		}
+		return b.deleteSome(g, lo, hi, deleteChunk)
+	}}))
+}
+
+// Set implements raft.StableStore. The key has 1 to 1024 bytes.
+func (s *boltStore) Set(key, val []byte) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	if len(key) == 0 || len(key) > maxKey || len(val) > maxRecord {
+		return s.wrap(fmt.Errorf("set %q: key of %d bytes, value of %d: %w", key[:min(len(key), 32)], len(key), len(val), ErrTooLarge))
+	}
+	key = append([]byte(nil), key...)
+	sealed := encodeValue(s.id, key, val)
+	return s.wrap(s.log.w.do(&request{size: len(sealed), apply: func(b *batch) (bool, error) {
+		g, err := b.group(s)
+		if err != nil {
+			return false, err
+		}
+		return false, b.putStable(g, key, sealed)
+	}}))
+}
+
+// Get implements raft.StableStore: [ErrKeyNotFound] for a missing key.
+func (s *boltStore) Get(key []byte) (val []byte, err error) {
+	if err := s.acquire(); err != nil {
+		return nil, err
+	}
+	defer s.release()
+	err = s.log.view(func(tx *bolt.Tx) error {
+		b := tx.Bucket(s.id.bytes())
+		if b != nil {
+			b = b.Bucket(stableBucket)
+		}
+		if b == nil {
+			if s.getHead().stable > 0 {
+				return &CorruptError{Group: s.id, Item: "stable values", Detail: "wanted their bucket, found none"}
+			}
+			return ErrKeyNotFound
+		}
+		v := b.Get(key)
+		if v == nil {
+			return ErrKeyNotFound
+		}
+		p, err := unseal(domainStable, s.id, key, v)
+		if err != nil {
+			return err
+		}
+		val = append([]byte{}, p...)
+		return nil
+	})
+	if err == ErrKeyNotFound {
+		return nil, err // raft compares its text
+	}
+	return val, s.wrap(err)
+}
+
+// SetUint64 implements raft.StableStore.
+func (s *boltStore) SetUint64(key []byte, val uint64) error {
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, val))
+}
+
+// GetUint64 implements raft.StableStore: 0 for a missing key, an error for a
+// value that Set wrote and that is not 8 bytes long.
+func (s *boltStore) GetUint64(key []byte) (uint64, error) {
+	v, err := s.Get(key)
+	if err == ErrKeyNotFound {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(v) != 8 {
+		return 0, s.wrap(fmt.Errorf("stable value %q has %d bytes: not a uint64", key, len(v)))
+	}
+	return binary.BigEndian.Uint64(v), nil
+}
+
+// Close implements [Store]. A second Close does nothing.
+func (s *boltStore) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.log.mu.Lock()
+	delete(s.log.open, s.id)
+	s.log.mu.Unlock()
+	return nil
+}
