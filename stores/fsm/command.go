@@ -1,0 +1,231 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// An entry is one or more commands. The leader may put the requests that wait at one time into one entry.
+//
+//	entry    formatVersion (1) · count (uvarint) · count × command
+//	command  kind (1) · length (uvarint) · body (length bytes)
+//	append   time (varint, Unix µs) · expected (varint) · stream (text) · events (uvarint) · event…
+//	event    flags (1: 1 = JSON, 2 = has data) · id (text) · type (text) · data (bytes) · metadata (bytes) · tags (uvarint) · tag (text)…
+//
+// text and bytes are a uvarint length and so many bytes. A reader that does not know the format version or a kind answers api.ErrUnknownFormat and changes
+// nothing; the length lets later versions add kinds.
+const (
+	formatVersion = 1
+	kindAppend    = 1
+
+	flagJSON    = 1
+	flagHasData = 2
+)
+
+// Append is the command to append events to one stream, atomically.
+type Append struct {
+	Time     int64  // Unix microseconds at the leader
+	Stream   string // 1 to api.MaxStreamName bytes
+	Expected int64  // api.Expect*, or the exact last version
+	Events   []EventRecord
+}
+
+// EventRecord is an event as it is stored.
+type EventRecord struct {
+	ID       string
+	Type     string
+	Data     []byte // nil: none
+	JSON     bool   // Data is JSON and comes back as such; else it comes back as base64
+	Metadata []byte // a JSON object, or nil
+	Tags     []string
+}
+
+var errMalformed = errors.New("malformed entry")
+var errUnknownFormat = errors.New("entry of an unknown format")
+
+// Encode makes an entry of the commands.
+func Encode(cmds ...Append) []byte {
+	b := []byte{formatVersion}
+	b = binary.AppendUvarint(b, uint64(len(cmds)))
+	for i := range cmds {
+		body := cmds[i].encode()
+		b = append(b, kindAppend)
+		b = appendBytes(b, body)
+	}
+	return b
+}
+
+func (a *Append) encode() []byte {
+	size := 64 + len(a.Stream)
+	for i := range a.Events {
+		size += 64 + len(a.Events[i].Data) + len(a.Events[i].Metadata)
+	}
+	b := make([]byte, 0, size)
+	b = binary.AppendVarint(b, a.Time)
+	b = binary.AppendVarint(b, a.Expected)
+	b = appendBytes(b, a.Stream)
+	b = binary.AppendUvarint(b, uint64(len(a.Events)))
+	for i := range a.Events {
+		b = a.Events[i].encode(b)
+	}
+	return b
+}
+
+func (e *EventRecord) encode(b []byte) []byte {
+	var flags byte
+	if e.JSON {
+		flags |= flagJSON
+	}
+	if e.Data != nil {
+		flags |= flagHasData
+	}
+	b = append(b, flags)
+	b = appendBytes(b, e.ID)
+	b = appendBytes(b, e.Type)
+	b = appendBytes(b, e.Data)
+	b = appendBytes(b, e.Metadata)
+	b = binary.AppendUvarint(b, uint64(len(e.Tags)))
+	for _, t := range e.Tags {
+		b = appendBytes(b, t)
+	}
+	return b
+}
+
+func appendBytes[T string | []byte](b []byte, v T) []byte {
+	b = binary.AppendUvarint(b, uint64(len(v)))
+	return append(b, v...)
+}
+
+// Decode reads an entry. Slices of the result share data's memory. Anything that Encode does not write is refused.
+func Decode(data []byte) ([]Append, error) {
+	r := reader{rest: data}
+	if v := r.byte(); r.err == nil && v != formatVersion {
+		return nil, fmt.Errorf("%w: version %d", errUnknownFormat, v)
+	}
+	n := r.count(2)
+	cmds := make([]Append, 0, n)
+	for range n {
+		kind := r.byte()
+		body := r.bytes()
+		if r.err != nil {
+			return nil, r.err
+		}
+		if kind != kindAppend {
+			return nil, fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
+		}
+		c, err := decodeAppend(body)
+		if err != nil {
+			return nil, err
+		}
+		cmds = append(cmds, c)
+	}
+	return cmds, r.end()
+}
+
+func decodeAppend(body []byte) (Append, error) {
+	r := reader{rest: body}
+	a := Append{Time: r.varint(), Expected: r.varint(), Stream: string(r.bytes())}
+	n := r.count(6)
+	a.Events = make([]EventRecord, 0, n)
+	for range n {
+		a.Events = append(a.Events, r.event())
+	}
+	return a, r.end()
+}
+
+func (r *reader) event() EventRecord {
+	flags := r.byte()
+	if flags&^(flagJSON|flagHasData) != 0 {
+		r.fail()
+	}
+	e := EventRecord{JSON: flags&flagJSON != 0, ID: string(r.bytes()), Type: string(r.bytes())}
+	data := r.bytes()
+	switch {
+	case flags&flagHasData != 0:
+		e.Data = data
+	case len(data) > 0 || e.JSON:
+		r.fail()
+	}
+	if m := r.bytes(); len(m) > 0 {
+		e.Metadata = m
+	}
+	if n := r.count(1); n > 0 {
+		e.Tags = make([]string, n)
+		for i := range e.Tags {
+			e.Tags[i] = string(r.bytes())
+		}
+	}
+	return e
+}
+
+// reader takes values off a byte slice. After the first error it gives zero values, so a decoder checks once.
+type reader struct {
+	rest []byte
+	err  error
+}
+
+func (r *reader) fail() {
+	if r.err == nil {
+		r.err = errMalformed
+	}
+	r.rest = nil
+}
+
+func (r *reader) byte() byte {
+	if len(r.rest) == 0 {
+		r.fail()
+		return 0
+	}
+	v := r.rest[0]
+	r.rest = r.rest[1:]
+	return v
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.rest)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+// count reads how many items follow; each takes at least size bytes, so a forged count cannot make us allocate much.
+func (r *reader) count(size int) int {
+	n := r.uvarint()
+	if n > uint64(len(r.rest)/size) {
+		r.fail()
+		return 0
+	}
+	return int(n)
+}
+
+func (r *reader) bytes() []byte {
+	n := r.uvarint()
+	if n > uint64(len(r.rest)) {
+		r.fail()
+		return nil
+	}
+	v := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return v
+}
+
+func (r *reader) end() error {
+	if r.err == nil && len(r.rest) > 0 {
+		return fmt.Errorf("%w: %d bytes too many", errMalformed, len(r.rest))
+	}
+	return r.err
+}

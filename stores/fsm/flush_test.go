@@ -1,0 +1,158 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	"pgregory.net/rapid"
+
+	"github.com/quorate/quorate/api"
+)
+
+// crash ends the machine as a power cut does: what was not synced is gone.
+func crash(t *rapid.T, f *FSM) {
+	f.disk.Lock()
+	defer f.disk.Unlock()
+	if f.tx != nil {
+		if err := f.tx.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		f.tx = nil
+	}
+	if err := f.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFlushAndCrash: whenever the state is synced, and whenever the power is cut, the machine together with its log is the one that syncs every
+// batch; what was not synced yet is read as if it were; and a snapshot never lets the log forget what the file does not have.
+func TestFlushAndCrash(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		path := filepath.Join(t.TempDir(), "lazy.db")
+		dirty := 0
+		open := func() *FSM {
+			f, err := Open(Config{Path: path, Store: 1, Incarnation: 1, OnDirty: func() { dirty++ }})
+			if err != nil {
+				rt.Fatal(err)
+			}
+			return f
+		}
+		lazy := open()
+		eager, err := Open(Config{Path: filepath.Join(t.TempDir(), "eager.db"), Store: 1, Incarnation: 1})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer eager.Close()
+		var log []*raft.Log
+		cut := uint64(0) // entries up to here may have been cut off the log
+		replay := func() {
+			applied, _ := lazy.Applied()
+			if applied < cut {
+				rt.Fatalf("the state is at entry %d, and the log was cut up to %d", applied, cut)
+			}
+			lazy.ApplyBatch(log[cut:])
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"append": func(t *rapid.T) {
+				var batch []*raft.Log
+				for range rapid.IntRange(1, 3).Draw(t, "entries") {
+					l := &raft.Log{Index: uint64(len(log) + 1), Term: 1, Type: raft.LogCommand, Data: Encode(Append{
+						Stream: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "stream"), Expected: rapid.SampledFrom([]int64{-2, -1, 0, 3}).Draw(t, "expected"),
+						Events: []EventRecord{{ID: fmt.Sprint(rapid.IntRange(0, 40).Draw(t, "id")), Type: "T"}},
+					})}
+					log, batch = append(log, l), append(batch, l)
+				}
+				got, want := lazy.ApplyBatch(batch), eager.ApplyBatch(batch)
+				if a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); a != b {
+					t.Fatalf("got %s, want %s", a, b)
+				}
+			},
+			"flush": func(t *rapid.T) {
+				if err := lazy.Flush(); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"snapshot": func(t *rapid.T) {
+				if _, err := lazy.Snapshot(); err != nil {
+					t.Fatal(err)
+				}
+				cut = uint64(len(log))
+			},
+			"crash": func(t *rapid.T) {
+				crash(t, lazy)
+				lazy = open()
+				replay()
+			},
+			"restart": func(t *rapid.T) {
+				if err := lazy.Close(); err != nil {
+					t.Fatal(err)
+				}
+				lazy = open()
+				if applied, _ := lazy.Applied(); applied != uint64(len(log)) {
+					t.Fatalf("after a clean stop the state is at entry %d of %d", applied, len(log))
+				}
+			},
+			"": func(t *rapid.T) {
+				a, err := lazy.Hash()
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := eager.Hash()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(a, b) {
+					t.Fatal("the states differ")
+				}
+				page, err := lazy.ReadAll(AllQuery{Limit: 1000, MaxBytes: 1 << 20})
+				info, ierr := lazy.Info()
+				if err != nil || ierr != nil || uint64(len(page.Events)) != info.Events || !page.End {
+					t.Fatalf("%v %v: %d of %d events are read", err, ierr, len(page.Events), info.Events)
+				}
+			},
+		})
+		if err := lazy.Verify(); err != nil {
+			rt.Fatal(err)
+		}
+		lazy.Close()
+		if len(log) > 0 && dirty == 0 {
+			rt.Fatal("nobody was told that there is something to sync")
+		}
+	})
+}
+
+// TestFlushIsDue: OnDirty is told once for each time there is something new to sync, and much of it is synced without being asked.
+func TestFlushIsDue(t *testing.T) {
+	told := 0
+	f, err := Open(Config{Path: filepath.Join(t.TempDir(), "state.db"), Store: 1, Incarnation: 1, OnDirty: func() { told++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	index := uint64(0)
+	appendBytes := func(n int) {
+		index++
+		f.Apply(&raft.Log{Index: index, Type: raft.LogCommand, Data: Encode(Append{Stream: "s", Expected: api.ExpectAny, Events: []EventRecord{{ID: fmt.Sprint(index), Type: "T", Data: make([]byte, n)}}})})
+	}
+	appendBytes(10)
+	appendBytes(10)
+	if told != 1 || f.tx == nil {
+		t.Errorf("told %d times, want once", told)
+	}
+	if err := f.Flush(); err != nil || f.tx != nil {
+		t.Errorf("after a flush: %v", err)
+	}
+	appendBytes(10)
+	if told != 2 {
+		t.Errorf("told %d times, want twice", told)
+	}
+	for range maxPending/api.MaxEventData + 1 {
+		appendBytes(api.MaxEventData)
+	}
+	if f.pending > maxPending {
+		t.Errorf("%d bytes are kept back, at most %d may be", f.pending, maxPending)
+	}
+}

@@ -1,0 +1,201 @@
+package stores
+
+import (
+	"context"
+	"time"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/raftnode"
+	"github.com/quorate/quorate/stores/fsm"
+)
+
+const defaultLimit = 100
+
+// Catchup makes this replica fit to be read as o asks: linearizable reads go through the read index, min_position waits until it is applied.
+func (s *Store) Catchup(ctx context.Context, o api.ReadOptions) *api.Error {
+	switch o.Consistency {
+	case "", api.Linearizable:
+		if err := s.group.LinearizableRead(ctx); err != nil {
+			return s.apiError(err)
+		}
+	case api.Local:
+	default:
+		return api.ErrBadRequest.With("consistency %q is not known; use %q (default) or %q", o.Consistency, api.Linearizable, api.Local)
+	}
+	if o.MinPosition > 0 {
+		if err := s.machine.WaitPosition(ctx, o.MinPosition); err != nil {
+			return api.ErrPositionAhead.With("store %s has not reached position %d on this node; retry, or ask for a lower min_position", s.Name(), o.MinPosition)
+		}
+	}
+	return nil
+}
+
+// ReadStream reads a page of one stream. With WaitMS it waits for a first event.
+func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamRequest) (*api.ReadResponse, *api.Error) {
+	if err := api.CheckStreamName(stream); err != nil {
+		return nil, err
+	}
+	limit, err := checkPage(r.Limit, r.WaitMS, r.Backward)
+	if err != nil {
+		return nil, err
+	}
+	q := fsm.StreamQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.From == nil}
+	if r.From != nil {
+		q.From = *r.From
+	}
+	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
+		return nil, err
+	}
+	var page fsm.StreamPage
+	err = s.poll(ctx, r.WaitMS, func() (bool, error) {
+		var err error
+		page, err = s.machine.ReadStream(stream, q)
+		return len(page.Events) > 0, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	last := page.LastVersion
+	return &api.ReadResponse{
+		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Stream: stream, Events: notNil(page.Events),
+		Next: page.Next, End: page.End, LastVersion: &last, LastPosition: page.LastPosition, Applied: page.Applied,
+	}, nil
+}
+
+// ReadAll reads a page of the store in position order. With WaitMS it waits for a first event.
+func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadResponse, *api.Error) {
+	limit, err := checkPage(r.Limit, r.WaitMS, r.Backward)
+	if err != nil {
+		return nil, err
+	}
+	q := fsm.AllQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.After == nil}
+	if r.After != nil {
+		q.After = *r.After
+	}
+	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
+		return nil, err
+	}
+	var page fsm.AllPage
+	err = s.poll(ctx, r.WaitMS, func() (bool, error) {
+		var err error
+		page, err = s.machine.ReadAll(q)
+		return len(page.Events) > 0, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &api.ReadResponse{
+		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Events: notNil(page.Events),
+		Next: page.Next, End: page.End, LastPosition: page.LastPosition, Applied: page.Applied,
+	}, nil
+}
+
+// poll reads until something is found or waitMS have passed. A stream that does not exist yet is waited for as well.
+func (s *Store) poll(ctx context.Context, waitMS int, read func() (found bool, err error)) *api.Error {
+	wait, cancel := context.WithTimeout(ctx, time.Duration(waitMS)*time.Millisecond)
+	defer cancel()
+	for {
+		changed := s.machine.Changed()
+		found, err := read()
+		if found || waitMS == 0 || err != nil && !isNotFound(err) {
+			if err != nil {
+				return s.apiError(err)
+			}
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-wait.Done():
+			if err != nil {
+				return s.apiError(err)
+			}
+			return nil
+		}
+	}
+}
+
+func isNotFound(err error) bool { return api.AsError(err).ErrCode == api.ErrStreamNotFound.ErrCode }
+
+func checkPage(limit, waitMS int, backward bool) (int, *api.Error) {
+	switch {
+	case limit < 0 || limit > api.MaxReadLimit:
+		return 0, api.ErrBadRequest.With("limit %d is out of range; 1 to %d, or leave it out for %d", limit, api.MaxReadLimit, defaultLimit)
+	case waitMS < 0 || waitMS > api.MaxWait:
+		return 0, api.ErrBadRequest.With("wait_ms %d is out of range; 0 to %d", waitMS, api.MaxWait)
+	case waitMS > 0 && backward:
+		return 0, api.ErrBadRequest.With("wait_ms and backward do not go together; new events come at the end")
+	case limit == 0:
+		return defaultLimit, nil
+	}
+	return limit, nil
+}
+
+func notNil(events []api.Event) []api.Event {
+	if events == nil {
+		return []api.Event{}
+	}
+	return events
+}
+
+// Streams lists streams in name order.
+func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.StreamsResponse, *api.Error) {
+	limit, aerr := checkPage(r.Limit, 0, false)
+	if aerr != nil {
+		return nil, aerr
+	}
+	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
+		return nil, err
+	}
+	page, end, err := s.machine.Streams(r.Prefix, r.After, limit)
+	if err != nil {
+		return nil, s.apiError(err)
+	}
+	applied, _ := s.machine.Applied()
+	res := &api.StreamsResponse{Reply: api.Reply{Type: api.TypeStreams}, Store: s.Name(), Streams: page, End: end, Applied: applied}
+	if page == nil {
+		res.Streams = []api.StreamInfo{}
+	}
+	if !end && len(page) > 0 {
+		res.Next = page[len(page)-1].Name
+	}
+	return res, nil
+}
+
+// Info describes the store as this replica sees it. Node is left for the caller to fill.
+func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResponse, *api.Error) {
+	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
+		return nil, err
+	}
+	info, err := s.machine.Info()
+	if err != nil {
+		return nil, s.apiError(err)
+	}
+	l := s.Leadership()
+	res := &api.StoreInfoResponse{
+		Reply: api.Reply{Type: api.TypeStoreInfo}, Store: s.Name(), Incarnation: s.spec.Incarnation,
+		Leader: raftnode.ServerName(l.Leader), Term: l.Term,
+		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Applied: info.Applied,
+	}
+	for _, id := range s.Members() {
+		res.Members = append(res.Members, raftnode.ServerName(id))
+	}
+	return res, nil
+}
+
+// LastVersion returns the version of the stream's last event in this replica, or api.ExpectNoStream.
+func (s *Store) LastVersion(stream string) (int64, error) {
+	info, exists, err := s.machine.Stream(stream)
+	if err != nil || !exists {
+		return api.ExpectNoStream, err
+	}
+	return info.Version, nil
+}
+
+// Hash returns a digest of the replica's logical state. Replicas that applied the same entries have the same.
+func (s *Store) Hash() ([]byte, error) { return s.machine.Hash() }
+
+// Applied returns the Raft index this replica has applied.
+func (s *Store) Applied() uint64 {
+	index, _ := s.machine.Applied()
+	return index
+}

@@ -1,0 +1,287 @@
+package stores
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nuid"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/raftnode"
+	"github.com/quorate/quorate/raftnode/wal"
+	"github.com/quorate/quorate/stores/fsm"
+)
+
+// Spec says which store to open.
+type Spec struct {
+	Name        string
+	ID          uint64   // unique for ever; names files, never the store's name
+	Incarnation uint64   // how often the name was created
+	Members     []string // server ids of the first replicas
+}
+
+func (s Spec) group() wal.GroupID { return wal.GroupID{Store: s.ID, Incarnation: s.Incarnation} }
+
+// Store is one event store's replica on this node. Its methods may be called concurrently.
+type Store struct {
+	spec    Spec
+	machine *fsm.FSM
+	group   *raftnode.Group
+	feed    *liveFeed
+	now     func() time.Time
+	log     *slog.Logger
+
+	background sync.WaitGroup // standing for the first election
+	flushSlots chan struct{}  // shared by all stores of the node
+}
+
+const (
+	stateFile = "store.db"
+	// damagedFile says why a replica was set aside. While it lies there the replica is not opened: it must not vote with what it has lost.
+	damagedFile = "damaged.txt"
+)
+
+func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
+	log := m.cfg.Logger.With("store", spec.Name)
+	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
+		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
+	}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, flushSlots: m.flushSlots}
+	onDirty := s.flushSoon
+	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
+		onDirty = nil
+	}
+	machine, err := fsm.Open(fsm.Config{
+		Path: filepath.Join(dir, stateFile), Store: spec.ID, Incarnation: spec.Incarnation,
+		Logger: log, OnFatal: func(err error) {
+			if errors.Is(err, fsm.ErrDamaged) {
+				m.damaged(s, dir, err)
+				return
+			}
+			m.cfg.OnFatal(err)
+		},
+		OnDirty: onDirty,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
+	}
+	s.machine = machine
+	s.feed = newLiveFeed(s, m.cfg.OnCommitted)
+	machine.OnAppend(s.feed.appended)
+	s.group, err = m.cfg.Node.OpenGroup(raftnode.GroupConfig{
+		ID: spec.group(), Name: spec.Name, Dir: dir, Machine: machine, Bootstrap: spec.Members,
+		OnLeadership: func(l raftnode.Leadership) {
+			s.feed.leads(l)
+			if m.cfg.OnLeadership != nil {
+				m.cfg.OnLeadership(s, l)
+			}
+		},
+	})
+	if err != nil {
+		machine.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// flushEvery is how long applied entries may wait to be synced into the state file; the log has them until then.
+const flushEvery = time.Second
+
+// flushSoon is told that the state file is behind. Flushes of many stores at once would contend for the disk, so a bounded number run.
+func (s *Store) flushSoon() {
+	time.AfterFunc(flushEvery, func() { // ends with the flush; a machine that is closed by then has flushed
+		s.flushSlots <- struct{}{}
+		defer func() { <-s.flushSlots }()
+		s.machine.Flush() // an error ends the replica through OnFatal
+	})
+}
+
+// Name returns the store's name.
+func (s *Store) Name() string { return s.spec.Name }
+
+// Spec returns what the store was opened with.
+func (s *Store) Spec() Spec { return s.spec }
+
+// Leadership returns this node's present view of who leads the store.
+func (s *Store) Leadership() raftnode.Leadership { return s.group.Leadership() }
+
+// WaitLeadership returns the first view that ok accepts, or ctx's error.
+func (s *Store) WaitLeadership(ctx context.Context, ok func(raftnode.Leadership) bool) (raftnode.Leadership, error) {
+	return s.group.WaitLeadership(ctx, ok)
+}
+
+// Members returns the server ids of the store's replicas.
+func (s *Store) Members() []string { return s.group.Members() }
+
+// Transfer hands the store's leadership to the member with the server id, or to the best follower when it is empty.
+func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
+
+// close waits for appends under way, the Raft group and the feed, in this order.
+func (s *Store) close() error {
+	err := s.group.Close()
+	s.background.Wait()
+	s.feed.close()
+	if merr := s.machine.Close(); err == nil {
+		err = merr
+	}
+	return err
+}
+
+// Append is a request to append events to one stream.
+type Append struct {
+	Stream   string
+	Expected int64          // api.Expect*, or the stream's exact last version
+	Events   []api.NewEvent // Begin stamps missing ids into it (StampIDs)
+}
+
+// Check reports the first thing that is wrong with the request.
+func (a *Append) Check() *api.Error {
+	if err := api.CheckStreamName(a.Stream); err != nil {
+		return err
+	}
+	if len(a.Events) == 0 {
+		return api.ErrBadRequest.With("events is empty; an append needs at least one event")
+	}
+	if len(a.Events) > api.MaxAppendEvents {
+		return api.ErrTooLarge.With("%d events; at most %d go into one append; split it", len(a.Events), api.MaxAppendEvents)
+	}
+	if a.Expected < api.ExpectAny && a.Expected != api.ExpectExists {
+		return api.ErrBadRequest.With("expected_version %d is not a version; use n, -1 (must not exist), -2 (any) or -4 (must exist)", a.Expected)
+	}
+	for i := range a.Events {
+		if err := a.Events[i].Check(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compact drops white space between JSON tokens, and nothing else. An append that is forwarded is encoded anew, without it; a retry must be the same
+// bytes whichever way it came.
+func compact(raw json.RawMessage) []byte {
+	if raw == nil {
+		return nil
+	}
+	var b bytes.Buffer
+	if json.Compact(&b, raw) != nil {
+		return raw
+	}
+	return b.Bytes()
+}
+
+// StampIDs gives every event without an id one, so that the append is the same wherever and however often it is tried.
+func StampIDs(a *Append) {
+	for i := range a.Events {
+		if a.Events[i].ID == "" {
+			a.Events[i].ID = nuid.Next()
+		}
+	}
+}
+
+// Pending is an append on its way to a majority.
+type Pending struct {
+	store    *Store
+	append   *Append
+	proposal *raftnode.Proposal
+}
+
+// Begin stamps ids and time, and hands the append to the store's leader, which must be this replica. Appends take effect in the order of
+// the Begin calls. Wait must be called when Begin returned no error.
+func (s *Store) Begin(a *Append) (*Pending, *api.Error) {
+	if err := a.Check(); err != nil {
+		return nil, err
+	}
+	if l := s.group.Leadership(); l.Role != raftnode.Serving {
+		return nil, s.notLeader(l)
+	}
+	p, err := s.group.Propose(fsm.Encode(s.command(a)))
+	if err != nil {
+		return nil, s.apiError(err)
+	}
+	return &Pending{store: s, append: a, proposal: p}, nil
+}
+
+func (s *Store) command(a *Append) fsm.Append {
+	StampIDs(a)
+	cmd := fsm.Append{Time: s.now().UnixMicro(), Stream: a.Stream, Expected: a.Expected, Events: make([]fsm.EventRecord, len(a.Events))}
+	for i := range a.Events {
+		e := &a.Events[i]
+		cmd.Events[i] = fsm.EventRecord{
+			ID: e.ID, Type: e.Type, Data: e.DataBase64, Metadata: compact(e.Metadata), Tags: e.Tags,
+		}
+		if e.Data != nil {
+			cmd.Events[i].Data, cmd.Events[i].JSON = compact(e.Data), true
+		}
+	}
+	return cmd
+}
+
+// Wait returns the append's result once it is committed and applied here, or why it was refused.
+//
+// api.ErrOutcomeUnknown is the one error after which the append may still take effect; trying the same Append again, here or at
+// another leader, tells.
+func (p *Pending) Wait() (*api.AppendResponse, *api.Error) {
+	res, err := p.proposal.Wait()
+	if err != nil {
+		return nil, p.store.apiError(err)
+	}
+	result, ok := res.(fsm.Result)
+	if !ok || len(result.Append) != 1 { // committed, but this replica could not apply it
+		return nil, api.ErrOutcomeUnknown.With("store %s failed on this node while the append was under way; retry with the same event ids to find out", p.store.Name())
+	}
+	r := result.Append[0]
+	if r.Err != nil {
+		return nil, r.Err
+	}
+	return &api.AppendResponse{
+		Reply: api.Reply{Type: api.TypeAppend}, Store: p.store.Name(), Stream: p.append.Stream,
+		FirstVersion: r.FirstVersion, Version: r.Version, FirstPosition: r.FirstPosition, Position: r.Position, Duplicate: r.Duplicate,
+	}, nil
+}
+
+// Append is Begin and Wait in one.
+func (s *Store) Append(a *Append) (*api.AppendResponse, *api.Error) {
+	p, err := s.Begin(a)
+	if err != nil {
+		return nil, err
+	}
+	return p.Wait()
+}
+
+func (s *Store) notLeader(l raftnode.Leadership) *api.Error {
+	if l.Leader == "" || l.Role != raftnode.Follower {
+		return api.ErrNoLeader.With("store %s has no leader at the moment; nothing was written; retry shortly", s.Name())
+	}
+	err := api.ErrNotLeader.With("store %s is led by %s; nothing was written; retry to reach it", s.Name(), raftnode.ServerName(l.Leader))
+	err.Leader = raftnode.ServerName(l.Leader)
+	return err
+}
+
+// apiError says in the API's words what the Raft group or the context said.
+func (s *Store) apiError(err error) *api.Error {
+	var known *api.Error
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, raftnode.ErrOutcomeUnknown):
+		return api.ErrOutcomeUnknown.With("store %s lost its leader while the append was under way; retry with the same event ids to find out", s.Name())
+	case errors.Is(err, raftnode.ErrNoLeader):
+		return api.ErrNoLeader.With("store %s has no leader that a majority follows; retry shortly", s.Name())
+	case errors.Is(err, raftnode.ErrClosed):
+		return api.ErrShuttingDown.With("store %s is closing on this node; retry to reach another", s.Name())
+	case errors.Is(err, raftnode.ErrNotLeader):
+		return s.notLeader(s.group.Leadership())
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return api.ErrTimeout.With("store %s did not answer in time", s.Name())
+	}
+	s.log.Error("request failed", "error", err)
+	return api.ErrInternal.With("store %s: %v", s.Name(), err)
+}
