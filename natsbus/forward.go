@@ -1,0 +1,230 @@
+package natsbus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/raftnode"
+)
+
+// Subjects between nodes, in the peers' account. <id> is a server id.
+const (
+	subjectHello    = "hello"
+	subjectWrite    = "write"    // node.<id>.write: a forwarded request; its subject is in headerSubject
+	subjectRead     = "read"     // node.<id>.read: a forwarded read of a store whose replica the asking node does not have
+	subjectHolds    = "holds"    // node.<id>.holds: do you serve this store and have its post?
+	subjectRoutes   = "routes"   // node.<id>.routes: answer once your server knows a post of this store
+	subjectTransfer = "transfer" // node.<id>.transfer: give up leadership of a store
+
+	headerSubject = "Quorate-Subject"
+)
+
+// Time limits of questions between nodes.
+const (
+	forwardTimeout = 3 * time.Second
+	askTimeout     = 500 * time.Millisecond
+	routesTimeout  = 5 * time.Second
+)
+
+func nodeSubject(serverID, what string) string { return "node." + serverID + "." + what }
+
+// peerMessage is a request that another node forwarded.
+type peerMessage struct{ rawMessage }
+
+func (m peerMessage) Subject() string     { return m.Msg.Header.Get(headerSubject) }
+func (m peerMessage) Header() nats.Header { return nil }
+
+// servePeers answers other nodes.
+func (b *Bus) servePeers() error {
+	for what, handle := range map[string]func(*nats.Msg){
+		subjectWrite:    b.onForwarded,
+		subjectRead:     b.onForwardedRead,
+		subjectHolds:    b.onHolds,
+		subjectRoutes:   b.inBackground(b.onRoutes),
+		subjectTransfer: b.inBackground(b.onTransfer),
+	} {
+		sub, err := b.peers.Subscribe(nodeSubject(b.cfg.ServerID, what), handle)
+		if err == nil {
+			err = sub.SetPendingLimits(pendingMessages, pendingBytes)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return b.peers.FlushTimeout(startTimeout)
+}
+
+func (b *Bus) inBackground(handle func(*nats.Msg)) func(*nats.Msg) {
+	return func(m *nats.Msg) {
+		b.work.start(func() { handle(m) }) // ends with the question; each has a time limit
+	}
+}
+
+// forward sends the request to the node that leads and passes its answer on. done is false when the request surely had no effect
+// there; why says what the node said.
+func (b *Bus) forward(r *request, w write, leader string) (done bool, why *api.Error) {
+	data, err := w.payload()
+	if err != nil {
+		r.fail(api.ErrInternal.With("encode the request: %v", err))
+		return true, nil
+	}
+	m := &nats.Msg{Subject: nodeSubject(leader, subjectWrite), Data: data, Header: nats.Header{headerSubject: []string{r.message.Subject()}}}
+	ctx, cancel := context.WithTimeout(b.ctx, forwardTimeout)
+	defer cancel()
+	answer, err := b.peers.RequestMsgWithContext(ctx, m)
+	name := raftnode.ServerName(leader)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		e := api.ErrNoLeader.With("store %s is led by %s, which cannot be reached; nothing was written; retry shortly", r.subject.Store, name)
+		e.Leader = name
+		return false, e
+	case err != nil:
+		r.fail(api.ErrOutcomeUnknown.With("the request was forwarded to %s, which leads store %s, and no answer came (%v); retry with the same event ids to find out",
+			name, r.subject.Store, err))
+		return true, nil
+	}
+	failed := replyError(answer.Data)
+	for _, definite := range []*api.Error{api.ErrNotLeader, api.ErrNoLeader, api.ErrShuttingDown, api.ErrNotReady} {
+		if failed != nil && errors.Is(failed, definite) {
+			return false, failed
+		}
+	}
+	r.send(answer.Data, answer.Header, failed)
+	return true, nil
+}
+
+func replyError(data []byte) *api.Error {
+	var reply api.Reply
+	if json.Unmarshal(data, &reply) != nil {
+		return nil
+	}
+	return reply.Error
+}
+
+// onForwarded handles a request that another node forwarded: as if it had come here, but it goes no further.
+func (b *Bus) onForwarded(m *nats.Msg) {
+	r := b.accept(peerMessage{rawMessage{m}})
+	if r == nil {
+		return
+	}
+	r.forwarded = true
+	p := b.post(r.subject.Store)
+	if p == nil {
+		r.fail(api.ErrNotLeader.With("node %s has store %s not open; nothing was written; retry", b.name, r.subject.Store))
+		return
+	}
+	p.handle(r)
+}
+
+// forwardRead sends the read to another member that is up, for a store whose replica is set aside or not open yet here. It reports whether
+// one of them took it.
+func (b *Bus) forwardRead(r *request, limit time.Duration) bool {
+	be := b.backend.Load()
+	members, _ := be.Directory.Nodes()
+	for _, member := range members {
+		if member.ServerID == b.cfg.ServerID || !member.Up {
+			continue
+		}
+		m := &nats.Msg{Subject: nodeSubject(member.ServerID, subjectRead), Data: r.message.Data(), Header: nats.Header{headerSubject: []string{r.message.Subject()}}}
+		ctx, cancel := context.WithTimeout(b.ctx, limit)
+		answer, err := b.peers.RequestMsgWithContext(ctx, m)
+		cancel()
+		if err != nil {
+			continue // a read changes nothing: the next member may be asked
+		}
+		failed := replyError(answer.Data)
+		if failed != nil && errors.Is(failed, api.ErrReplicaDamaged) {
+			continue
+		}
+		r.send(answer.Data, answer.Header, failed)
+		return true
+	}
+	return false
+}
+
+func (b *Bus) onForwardedRead(m *nats.Msg) {
+	if r := b.accept(peerMessage{rawMessage{m}}); r != nil {
+		r.forwarded = true
+		b.spawn(r, func() { b.readStore(r) })
+	}
+}
+
+func (b *Bus) onHolds(m *nats.Msg) {
+	p := b.post(string(m.Data))
+	answer := "no"
+	if p != nil && p.serves() {
+		answer = "yes"
+	}
+	m.Respond([]byte(answer))
+}
+
+// askHolds reports whether the node says that it serves the store and has its post.
+func (b *Bus) askHolds(ctx context.Context, serverID, store string) bool {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	m, err := b.peers.RequestWithContext(ctx, nodeSubject(serverID, subjectHolds), []byte(store))
+	return err == nil && string(m.Data) == "yes"
+}
+
+// onRoutes answers once this node's server knows a post of the store that somebody serves.
+func (b *Bus) onRoutes(m *nats.Msg) {
+	store := string(m.Data)
+	ctx, cancel := context.WithTimeout(b.ctx, routesTimeout)
+	defer cancel()
+	s, err := b.backend.Load().Stores.Wait(ctx, store)
+	if err == nil {
+		_, err = s.WaitLeadership(ctx, func(l raftnode.Leadership) bool { return l.Leader != "" })
+	}
+	for err == nil {
+		view := s.Leadership()
+		if b.reaches(store) && view.Leader != "" && b.leaderHolds(ctx, view, store) {
+			break
+		}
+		timer := time.NewTimer(10 * time.Millisecond) // the server does not tell when interest arrives
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			err = ctx.Err()
+		}
+	}
+	answer := "yes"
+	if err != nil {
+		answer = err.Error()
+	}
+	m.Respond([]byte(answer))
+}
+
+func (b *Bus) leaderHolds(ctx context.Context, view raftnode.Leadership, store string) bool {
+	if view.Leader == b.cfg.ServerID {
+		p := b.post(store)
+		return p != nil && p.serves()
+	}
+	return b.askHolds(ctx, view.Leader, store)
+}
+
+// askRoutes returns once the node's server can route requests to the store's leader.
+func (b *Bus) askRoutes(ctx context.Context, serverID, store string) error {
+	m, err := b.peers.RequestWithContext(ctx, nodeSubject(serverID, subjectRoutes), []byte(store))
+	if err != nil {
+		return err
+	}
+	if string(m.Data) != "yes" {
+		return errors.New(string(m.Data))
+	}
+	return nil
+}
+
+// SendHello gives a hello to every other node in reach.
+func (b *Bus) SendHello(hello []byte) error { return b.peers.Publish(subjectHello, hello) }
+
+// OnHello calls fn with the hellos of all nodes, this one included.
+func (b *Bus) OnHello(fn func([]byte)) error {
+	_, err := b.peers.Subscribe(subjectHello, func(m *nats.Msg) { fn(m.Data) })
+	return err
+}

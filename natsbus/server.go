@@ -1,0 +1,188 @@
+package natsbus
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/quorate/quorate/api"
+)
+
+// ServerConfig says where the embedded NATS server listens and whom it joins.
+type ServerConfig struct {
+	Name          string   // the node's name; unique in the cluster
+	ClusterName   string   // NATS servers of another cluster name are refused
+	Listen        string   // host:port for clients; port -1 chooses one
+	ClusterListen string   // host:port for routes between nodes; port -1 chooses one
+	Routes        []string // host:port of other nodes' route listeners
+	Prefix        string   // of all subjects
+	Logger        *slog.Logger
+}
+
+// Accounts and users inside the embedded server. Clients without credentials act as clientUser; the node's own connections have
+// passwords drawn at start that never leave the process.
+const (
+	clientAccount = "QUORATE"
+	peerAccount   = "QUORATE_PEERS"
+	clientUser    = "client"
+	serviceUser   = "service"
+	peerUser      = "peer"
+)
+
+// Pings on routes cut off a node that hangs with its connections open, so that requests stop being routed to it.
+const (
+	routePing     = 1 * time.Second
+	routePingsOut = 2
+	startTimeout  = 10 * time.Second
+)
+
+// embedded is the running server and the means to connect to it from inside the process.
+type embedded struct {
+	server   *server.Server
+	password string
+	clients  *server.Account
+}
+
+func startServer(cfg ServerConfig) (*embedded, error) {
+	host, port, err := splitAddr(cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	clusterHost, clusterPort, err := splitAddr(cfg.ClusterListen)
+	if err != nil {
+		return nil, fmt.Errorf("--cluster-listen: %w", err)
+	}
+	routes, err := routeURLs(cfg.Routes)
+	if err != nil {
+		return nil, fmt.Errorf("--join: %w", err)
+	}
+	var secret [16]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return nil, err
+	}
+	password := hex.EncodeToString(secret[:])
+	clients, peers := server.NewAccount(clientAccount), server.NewAccount(peerAccount)
+	opts := &server.Options{
+		ServerName: cfg.Name, Host: host, Port: port, NoSigs: true, MaxPayload: api.MaxPayload,
+		Accounts: []*server.Account{clients, peers},
+		Users: []*server.User{
+			{Username: clientUser, Account: clients, Permissions: clientPermissions(cfg.Prefix)},
+			{Username: serviceUser, Password: password, Account: clients},
+			{Username: peerUser, Password: password, Account: peers},
+		},
+		NoAuthUser: clientUser,
+		Routes:     routes,
+		Cluster: server.ClusterOpts{
+			Name: cfg.ClusterName, Host: clusterHost, Port: clusterPort, PingInterval: routePing, MaxPingsOut: routePingsOut,
+		},
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("nats server: %w", err)
+	}
+	srv.SetLoggerV2(&serverLogger{log: cfg.Logger}, false, false, false)
+	srv.Start()
+	if !srv.ReadyForConnections(startTimeout) {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return nil, fmt.Errorf("nats server does not listen on %s and %s: is another process using a port?", cfg.Listen, cfg.ClusterListen)
+	}
+	account, err := srv.LookupAccount(clientAccount)
+	if err != nil {
+		srv.Shutdown()
+		return nil, err
+	}
+	return &embedded{server: srv, password: password, clients: account}, nil
+}
+
+// clientPermissions keep a client without credentials from speaking for the cluster: it cannot publish events, cannot join the queue
+// groups that requests are handed to, and cannot pretend that a post exists.
+func clientPermissions(prefix string) *server.Permissions {
+	return &server.Permissions{
+		Publish: &server.SubjectPermission{Deny: []string{markerPrefix + ">", prefix + ".*.event.>"}},
+		Subscribe: &server.SubjectPermission{Deny: []string{
+			markerPrefix + ">", prefix + ".*.write.> >", prefix + ".*.read.> >",
+		}},
+	}
+}
+
+func (e *embedded) connect(user, name string, log *slog.Logger) (*nats.Conn, error) {
+	return nats.Connect("", nats.InProcessServer(e.server), nats.UserInfo(user, e.password), nats.Name(name),
+		nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.Timeout(startTimeout),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			subject := ""
+			if sub != nil {
+				subject = sub.Subject
+			}
+			log.Warn("nats connection", "user", user, "subject", subject, "error", err)
+		}))
+}
+
+func (e *embedded) shutdown() {
+	e.server.Shutdown()
+	e.server.WaitForShutdown()
+}
+
+// splitAddr takes host:port apart; port 0 becomes -1, which the server takes for "choose one".
+func splitAddr(addr string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, fmt.Errorf("%q is not host:port: %w", addr, err)
+	}
+	port, err = strconv.Atoi(p)
+	if err != nil || port < -1 || port > 65535 {
+		return "", 0, fmt.Errorf("%q has no valid port", addr)
+	}
+	if port == 0 {
+		port = -1
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	return host, port, nil
+}
+
+func routeURLs(routes []string) ([]*url.URL, error) {
+	var urls []*url.URL
+	for _, r := range routes {
+		if !strings.Contains(r, "://") {
+			r = "nats-route://" + r
+		}
+		u, err := url.Parse(r)
+		if err != nil {
+			return nil, err
+		}
+		if u.Port() == "" {
+			return nil, errors.New(r + " has no port")
+		}
+		urls = append(urls, u)
+	}
+	return urls, nil
+}
+
+// serverLogger passes the server's log on. Its notices about routes and start are debug here; the node says what matters itself.
+type serverLogger struct{ log *slog.Logger }
+
+func (l *serverLogger) Noticef(f string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLogger) Warnf(f string, v ...any)   { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLogger) Errorf(f string, v ...any) {
+	level := slog.LevelWarn
+	if strings.HasPrefix(f, "Error trying to connect to route") { // every second, for every node that is down
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, "nats: "+fmt.Sprintf(f, v...))
+}
+func (l *serverLogger) Fatalf(f string, v ...any) { l.log.Error("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLogger) Debugf(f string, v ...any) {}
+func (l *serverLogger) Tracef(f string, v ...any) {}

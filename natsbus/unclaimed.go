@@ -1,0 +1,130 @@
+package natsbus
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/quorate/quorate/api"
+)
+
+// reachEvery is how often a node looks whether its routes changed, and so whether a store's post went out of reach.
+const (
+	reachEvery = 25 * time.Millisecond
+	reachAll   = 1 * time.Second
+)
+
+// reaches reports whether this node's server knows a post of the store, here or on another node.
+func (b *Bus) reaches(store string) bool { return b.embedded.clients.Interest(markerPrefix+store) > 0 }
+
+// onWrite gets a copy of write requests: each goes to one node, which NATS picks. Most are for a post, which answers them; the rest would
+// be lost: for stores that do not exist, for the cluster itself, or for a store whose leader has just died.
+func (b *Bus) onWrite(m micro.Request) {
+	store := b.storeOf(m.Subject())
+	be := b.backend.Load()
+	if store != "" && store != api.ClusterStore && b.reaches(store) && (store == api.ConfigStore || be.Config.Has(store)) {
+		return
+	}
+	r := b.accept(natsMessage{m})
+	if r == nil {
+		return
+	}
+	if r.subject.Store == api.ClusterStore {
+		b.handleClusterWrite(r)
+		return
+	}
+	b.spawn(r, func() { b.answerUnclaimed(r) })
+}
+
+// storeOf cuts the store's token out of a subject without checking anything else.
+func (b *Bus) storeOf(subject string) string {
+	rest, _ := strings.CutPrefix(subject, b.subjects.Of(""))
+	store, _, _ := strings.Cut(rest, ".")
+	return store
+}
+
+// answerUnclaimed answers a write that no post in reach can have taken.
+func (b *Bus) answerUnclaimed(r *request) {
+	store := r.subject.Store
+	ctx, cancel := context.WithTimeout(b.ctx, readTimeout)
+	defer cancel()
+	known, err := b.knows(ctx, store)
+	switch {
+	case err != nil:
+		r.fail(err)
+		return
+	case !known:
+		r.fail(b.storeNotFound(store))
+		return
+	case b.reaches(store): // it was created a moment ago
+		return
+	}
+	if p := b.post(store); p != nil {
+		p.stand() // what comes next is kept until somebody leads
+	}
+	// The post may have gone out of reach after it was handed the request: a leader that died just now.
+	r.fail(api.ErrOutcomeUnknown.With("no leader of store %s is in reach; if it died holding this request, the request may still take effect; retry with the same event ids", store))
+}
+
+// answerDropped answers a write that was handed to the lingering post of a dropped store. The name may have been created again meanwhile.
+func (b *Bus) answerDropped(r *request) {
+	store := r.subject.Store
+	ctx, cancel := context.WithTimeout(b.ctx, readTimeout)
+	defer cancel()
+	known, err := b.knows(ctx, store)
+	switch p := b.post(store); {
+	case err != nil:
+		r.fail(err)
+	case !known:
+		r.fail(b.storeNotFound(store))
+	case p != nil && !p.isDropped():
+		p.handle(r)
+	default:
+		r.fail(api.ErrNotReady.With("store %s was created again and is not open on node %s yet; nothing was written; retry shortly", store, b.name))
+	}
+}
+
+func (b *Bus) storeNotFound(store string) *api.Error {
+	return api.ErrStoreNotFound.With("there is no store %q; create it: nats req %s ''", store, b.subjects.Write(api.ConfigStore, "put", store))
+}
+
+// knows reports whether the store exists. When this node's view does not have it, the view is brought up to date first.
+func (b *Bus) knows(ctx context.Context, store string) (bool, *api.Error) {
+	be := b.backend.Load()
+	if store == api.ConfigStore || be.Config.Has(store) {
+		return true, nil
+	}
+	if err := be.Config.Catchup(ctx, api.ReadOptions{}); err != nil {
+		return false, err.With("whether store %s exists cannot be told now: %s", store, err.Description)
+	}
+	return be.Config.Has(store), nil
+}
+
+// watchReach stands in for stores whose post has gone out of reach, within reachEvery of a lost route. It ends when the bus closes.
+func (b *Bus) watchReach() {
+	tick := time.NewTicker(reachEvery)
+	defer tick.Stop()
+	routes, last := b.embedded.server.NumRoutes(), time.Now()
+	for {
+		select {
+		case <-tick.C:
+		case <-b.ctx.Done():
+			return
+		}
+		if b.stopping.Load() {
+			return
+		}
+		now := b.embedded.server.NumRoutes()
+		if now == routes && time.Since(last) < reachAll {
+			continue
+		}
+		routes, last = now, time.Now()
+		for _, p := range b.allPosts() {
+			if !b.reaches(p.store.Name()) {
+				p.stand()
+			}
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/raftnode"
+	"github.com/quorate/quorate/stores"
+)
+
+// maxInflight bounds the writes under way at one store's leader.
+const maxInflight = 2048
+
+// Times for which a request is kept while nobody leads its store.
+const (
+	holdAtMost = 2500 * time.Millisecond // a failover takes less, most of the time
+	holdUntil  = 4 * time.Second         // a store without a leader for so long is refused at once
+)
+
+// write is a decoded write request.
+type write interface {
+	// begin hands the write to the local leader; called in the order in which requests came. The function it returns waits for the result.
+	begin() (wait func() (any, *api.Error), err *api.Error)
+	// payload is the request as it is forwarded: with every id stamped, so that it is the same write wherever it is tried.
+	payload() ([]byte, error)
+	// repeatable reports whether trying the write again after an unknown outcome yields the first outcome.
+	repeatable() bool
+}
+
+// newWrite decodes a request that came to a store's post.
+func newWrite(r *request, s *stores.Store) (write, *api.Error) {
+	limit := api.MaxAppendRequest
+	if r.forwarded {
+		limit = api.MaxPayload // bytes that are not JSON grow on the way between nodes
+	}
+	if n := len(r.message.Data()); n > limit {
+		return nil, tooLarge(n)
+	}
+	if s.Name() == api.ConfigStore {
+		return newConfigWrite(r)
+	}
+	switch r.subject.Verb {
+	case "append":
+		return newAppend(r, s)
+	}
+	return nil, api.UnknownVerb(r.subject)
+}
+
+// appendWrite appends to one stream.
+type appendWrite struct {
+	store  *stores.Store
+	append *stores.Append
+}
+
+func newAppend(r *request, s *stores.Store) (*appendWrite, *api.Error) {
+	if r.subject.Name == "" {
+		return nil, api.ErrBadName.With("the stream name is missing; append to %s.<stream>", r.message.Subject())
+	}
+	a, err := decodeAppend(r.message)
+	if err != nil {
+		return nil, err
+	}
+	a.Stream = r.subject.Name
+	if err := a.Check(); err != nil {
+		return nil, err
+	}
+	return &appendWrite{store: s, append: a}, nil
+}
+
+func (w *appendWrite) begin() (func() (any, *api.Error), *api.Error) {
+	pending, err := w.store.Begin(w.append)
+	if err != nil {
+		return nil, err
+	}
+	return func() (any, *api.Error) { return pending.Wait() }, nil
+}
+
+func (w *appendWrite) payload() ([]byte, error) {
+	stores.StampIDs(w.append)
+	return api.Marshal(api.AppendRequest{Events: w.append.Events, ExpectedVersion: &w.append.Expected})
+}
+
+func (w *appendWrite) repeatable() bool { return true }
+
+// begin carries out w at this node when it serves the store. Otherwise, or when it ceases to, the request is kept and forwarded.
+func (b *Bus) begin(p *post, r *request, w write) {
+	if !p.serves() {
+		b.spawn(r, func() { b.standIn(p, r, w) })
+		return
+	}
+	if p.inflight.Add(1) > maxInflight {
+		p.inflight.Add(-1)
+		r.fail(api.ErrOverloaded.With("store %s has %d writes under way; slow down and retry", p.store.Name(), maxInflight))
+		return
+	}
+	wait, err := w.begin()
+	if err != nil {
+		p.inflight.Add(-1)
+		b.settle(p, r, w, nil, err)
+		return
+	}
+	b.work.start(func() { // ends with the write; a leader without a majority gives up within its lease
+		v, err := wait()
+		p.inflight.Add(-1)
+		b.settle(p, r, w, v, err)
+	})
+}
+
+// settle answers, unless the write has to be tried at another leader.
+func (b *Bus) settle(p *post, r *request, w write, v any, err *api.Error) {
+	if !r.forwarded && tryElsewhere(err, w) {
+		b.spawn(r, func() { b.standIn(p, r, w) })
+		return
+	}
+	r.answer(v, err)
+}
+
+// tryElsewhere reports whether the write can be tried again without harm: it surely had no effect, or trying it again yields the first outcome.
+func tryElsewhere(err *api.Error, w write) bool {
+	switch {
+	case err == nil:
+		return false
+	case errors.Is(err, api.ErrNotLeader), errors.Is(err, api.ErrNoLeader), errors.Is(err, api.ErrShuttingDown):
+		return true
+	}
+	return errors.Is(err, api.ErrOutcomeUnknown) && w.repeatable()
+}
+
+// standIn keeps the request until somebody serves the store, and gives it to them: here, or by forwarding it once. A request that was forwarded
+// to us is not sent on: it is answered not_leader.
+func (b *Bus) standIn(p *post, r *request, w write) {
+	hold := min(holdAtMost, holdUntil-p.leaderless())
+	ctx, cancel := context.WithTimeout(b.ctx, max(hold, 0))
+	defer cancel()
+	last := api.ErrNoLeader.With("store %s has no leader that a majority follows; nothing was written; retry shortly", p.store.Name())
+	for {
+		view, err := p.waitLeader(ctx)
+		if err != nil {
+			r.fail(last)
+			return
+		}
+		var result *api.Error
+		switch {
+		case view.Role == raftnode.Serving:
+			wait, err := w.begin()
+			var v any
+			if err == nil {
+				v, err = wait()
+			}
+			if !tryElsewhere(err, w) {
+				r.answer(v, err)
+				return
+			}
+			result = err
+		case r.forwarded:
+			e := api.ErrNotLeader.With("store %s is led by %s; nothing was written; retry to reach it", p.store.Name(), raftnode.ServerName(view.Leader))
+			e.Leader = raftnode.ServerName(view.Leader)
+			r.fail(e)
+			return
+		default:
+			var done bool
+			if done, result = b.forward(r, w, view.Leader); done {
+				return
+			}
+		}
+		last = result
+		// That leader did not take it. Wait until we know of another, or ask again in a moment.
+		again, stop := context.WithTimeout(ctx, askAgain)
+		p.store.WaitLeadership(again, func(l raftnode.Leadership) bool { return l.Leader != view.Leader || l.Role != view.Role })
+		stop()
+	}
+}
+
+// configWrite creates, changes or drops a store.
+type configWrite struct {
+	bus  *Bus
+	verb string
+	name string
+	raw  []byte
+	put  api.ConfigPutRequest
+	drop api.ConfigDeleteRequest
+}
+
+func newConfigWrite(r *request) (*configWrite, *api.Error) {
+	w := &configWrite{bus: r.bus, verb: r.subject.Verb, name: r.subject.Name, raw: r.message.Data()}
+	var into any
+	switch w.verb {
+	case "put":
+		into = &w.put
+	case "delete":
+		into = &w.drop
+	default:
+		return nil, api.UnknownVerb(r.subject)
+	}
+	if w.name == "" {
+		return nil, api.ErrBadName.With("the store name is missing; put it behind the verb: %s.<store>", r.message.Subject())
+	}
+	if err := api.CheckStoreName(w.name); err != nil {
+		return nil, err
+	}
+	return w, api.Unmarshal(w.raw, into)
+}
+
+func (w *configWrite) begin() (func() (any, *api.Error), *api.Error) {
+	return func() (any, *api.Error) {
+		ctx, cancel := context.WithTimeout(w.bus.ctx, writeTimeout)
+		defer cancel()
+		be := w.bus.backend.Load()
+		if w.verb == "delete" {
+			return be.Config.Delete(ctx, w.name, w.drop)
+		}
+		res, err := be.Config.Put(ctx, w.name, w.put)
+		if err != nil || !res.Created {
+			return res, err
+		}
+		if err := w.bus.awaitServing(ctx, w.name); err != nil {
+			return nil, api.ErrTimeout.With("store %s is created (version %d), but no leader serves it yet: %v; it will be there shortly", w.name, res.Version, err)
+		}
+		if s, ok := be.Stores.Get(w.name); ok {
+			res.Leader = raftnode.ServerName(s.Leadership().Leader)
+		}
+		return res, nil
+	}, nil
+}
+
+func (w *configWrite) payload() ([]byte, error) { return w.raw, nil }
+
+func (w *configWrite) repeatable() bool { return false }
+
+// awaitServing returns once a leader serves the store and every member that is up can route requests to it.
+func (b *Bus) awaitServing(ctx context.Context, name string) error {
+	be := b.backend.Load()
+	if _, err := be.Stores.Wait(ctx, name); err != nil {
+		return err
+	}
+	members, _ := be.Directory.Nodes()
+	for _, m := range members {
+		if !m.Up {
+			continue
+		}
+		if err := b.askRoutes(ctx, m.ServerID, name); err != nil && ctx.Err() != nil {
+			return fmt.Errorf("%s does not see it: %w", m.Name, err)
+		}
+	}
+	return nil
+}
