@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v3"
+)
+
+// fileConfig is a YAML file whose keys are the names of the server's flags:
+//
+//	name: n1
+//	data: /var/lib/quorate
+//	join: [10.0.0.2:6222, 10.0.0.3:6222]
+//
+// What is said nearer wins: a flag over the environment, the environment over the file, the file over the default.
+type fileConfig map[string]any
+
+var _ kong.Resolver = fileConfig(nil)
+
+func loadYAML(r io.Reader) (kong.Resolver, error) {
+	var c map[string]any
+	err := yaml.NewDecoder(r).Decode(&c)
+	if err != nil && !errors.Is(err, io.EOF) { // an empty file says nothing
+		return nil, fmt.Errorf("the configuration file is not YAML with a key a line: %w", err)
+	}
+	return fileConfig(c), nil
+}
+
+// Validate refuses keys that no flag has: a misspelt one would otherwise pass unseen.
+func (c fileConfig) Validate(app *kong.Application) error {
+	known := map[string]bool{}
+	var collect func(n *kong.Node)
+	collect = func(n *kong.Node) {
+		for _, f := range n.Flags {
+			known[f.Name] = true
+		}
+		for _, child := range n.Children {
+			collect(child)
+		}
+	}
+	collect(app.Node)
+	for key := range c {
+		if !known[strings.ReplaceAll(key, "_", "-")] {
+			return fmt.Errorf("the configuration file has the key %q, which no flag has; see quorate server --help", key)
+		}
+	}
+	return nil
+}
+
+// Resolve returns what the file says of the flag.
+func (c fileConfig) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if slices.ContainsFunc(flag.Envs, func(name string) bool { _, set := os.LookupEnv(name); return set }) {
+		return nil, nil
+	}
+	for key, value := range c {
+		if strings.ReplaceAll(key, "_", "-") == flag.Name {
+			return plainValue(value)
+		}
+	}
+	return nil, nil
+}
+
+// plainValue turns a YAML value into the text that the flag would be given.
+func plainValue(value any) (any, error) {
+	switch v := value.(type) {
+	case []any:
+		parts := make([]string, len(v))
+		for i, item := range v {
+			parts[i] = fmt.Sprint(item)
+		}
+		return strings.Join(parts, ","), nil
+	case map[string]any:
+		return nil, errors.New("needs a value or a list, not a section")
+	case nil:
+		return nil, nil
+	}
+	return fmt.Sprint(value), nil
+}

@@ -1,0 +1,140 @@
+// Command quorate runs a node of an event-store cluster that speaks NATS, and is its command line.
+//
+// main.go turns a subcommand into run(ctx) and its error into an exit code: 0 done, 1 refused or failed, 2 wrong usage. server.go and dev.go run nodes; the other files
+// are clients, one noun each.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/quorate/quorate/api"
+)
+
+// Exit codes.
+const (
+	exitDone    = 0
+	exitRefused = 1
+	exitUsage   = 2
+)
+
+// cli is every subcommand. Flags, QUORATE_* environment variables and a YAML file say the same things.
+type cli struct {
+	Config  kong.ConfigFlag  `help:"YAML file with the same names as the flags." type:"existingfile" placeholder:"FILE" env:"QUORATE_CONFIG"`
+	Version kong.VersionFlag `help:"Print the version and exit." env:"-"`
+
+	Server  serverCmd  `cmd:"" help:"Run a node. Without flags: one node, data in ./data, the default ports; a real store, fsynced."`
+	Dev     devCmd     `cmd:"" help:"Run three nodes in one process to try things, and print what to try."`
+	Store   storeCmd   `cmd:"" help:"Create, list, describe, change and delete stores."`
+	Append  appendCmd  `cmd:"" help:"Append events to a stream."`
+	Read    readCmd    `cmd:"" help:"Read a stream, or the whole store; --follow goes on with what comes."`
+	Cluster clusterCmd `cmd:"" help:"Who is here, who leads what, and moving a leadership."`
+	Watch   watchCmd   `cmd:"" help:"Print what the cluster publishes about itself, as it happens."`
+	Health  healthCmd  `cmd:"" help:"Ask a node's /readyz; exit code 0 when it is ready. For container health checks."`
+}
+
+// env is what a subcommand runs in.
+type env struct {
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(&env{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}, os.Args[1:]))
+}
+
+// run carries out one command line and returns the exit code.
+func run(e *env, args []string) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("quorate"),
+		kong.Description("An event-store cluster that speaks NATS. Start with: quorate dev"),
+		kong.DefaultEnvars("QUORATE"),
+		kong.Configuration(loadYAML),
+		kong.Vars{"version": "quorate " + api.Version},
+		kong.Writers(e.stdout, e.stderr),
+		kong.Exit(func(code int) { exited = code; panic(exitPanic{}) }),
+		kong.WithHyphenPrefixedParameters(true), // --expected-version -1
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.Bind(e),
+	)
+	if err != nil {
+		fmt.Fprintln(e.stderr, "quorate:", err)
+		return exitUsage
+	}
+	ctx, code := parse(parser, args, &exited)
+	if ctx == nil {
+		return code
+	}
+	if err := ctx.Run(e); err != nil {
+		return report(e.stderr, err)
+	}
+	return exitDone
+}
+
+type exitPanic struct{}
+
+// parse returns nil and an exit code when there is nothing to run: help or version was asked for, or the usage is wrong.
+func parse(parser *kong.Kong, args []string, exited *int) (ctx *kong.Context, code int) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(exitPanic); !ok {
+				panic(r)
+			}
+			ctx, code = nil, *exited
+		}
+	}()
+	ctx, err := parser.Parse(args)
+	if err == nil {
+		return ctx, exitDone
+	}
+	fmt.Fprintf(parser.Stderr, "quorate: %v\n", err)
+	var perr *kong.ParseError
+	if errors.As(err, &perr) && perr.Context != nil {
+		fmt.Fprintf(parser.Stderr, "Try: %s --help\n", perr.Context.Model.Name+commandPath(perr.Context))
+	}
+	return nil, exitUsage
+}
+
+func commandPath(ctx *kong.Context) string {
+	if node := ctx.Selected(); node != nil {
+		return " " + node.FullPath()[len(ctx.Model.Name)+1:]
+	}
+	return ""
+}
+
+// usageError is a mistake in the command line that only the command itself can see.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// report says on standard error what went wrong, the error's name first, and returns the exit code.
+func report(w io.Writer, err error) int {
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintln(w, "quorate:", err)
+		return exitUsage
+	}
+	var known *api.Error
+	if errors.As(err, &known) {
+		fmt.Fprintf(w, "%s: %s\n", known.Name, known.Description)
+		return exitRefused
+	}
+	if errors.Is(err, context.Canceled) {
+		return exitDone // the user ended it
+	}
+	fmt.Fprintln(w, "quorate:", err)
+	return exitRefused
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+// parseServer returns what `quorate server` would run with.
+func parseServer(t *testing.T, args ...string) (serverCmd, error) {
+	t.Helper()
+	var c cli
+	parser, err := kong.New(&c, kong.Name("quorate"), kong.DefaultEnvars("QUORATE"), kong.Configuration(loadYAML), kong.Vars{"version": "v"},
+		kong.WithHyphenPrefixedParameters(true), kong.Bind(&env{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = parser.Parse(append([]string{"server"}, args...))
+	return c.Server, err
+}
+
+// TestThreeWaysToSayIt: flags, environment and file agree.
+func TestThreeWaysToSayIt(t *testing.T) {
+	byFlags, err := parseServer(t, "--name", "n7", "--data", "/d", "--cluster-listen", "1.2.3.4:6", "--join", "a:1", "--join", "b:2", "--expect", "3", "--pprof", "--http", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "q.yaml")
+	text := "name: n7\ndata: /d\ncluster_listen: 1.2.3.4:6\njoin: [a:1, b:2]\nexpect: 3\npprof: true\nhttp: \"\"\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	byFile, err := parseServer(t, "--config", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(byFile, byFlags) {
+		t.Errorf("by file  %+v\nby flags %+v", byFile, byFlags)
+	}
+	for k, v := range map[string]string{"NAME": "n7", "DATA": "/d", "CLUSTER_LISTEN": "1.2.3.4:6", "JOIN": "a:1,b:2", "EXPECT": "3", "PPROF": "true", "HTTP": ""} {
+		t.Setenv("QUORATE_"+k, v)
+	}
+	byEnv, err := parseServer(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(byEnv, byFlags) {
+		t.Errorf("by environment %+v\nby flags       %+v", byEnv, byFlags)
+	}
+	// What is said nearer wins.
+	if err := os.WriteFile(file, []byte("name: fromfile\nlisten: file:1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseServer(t, "--config", file, "--expect", "5")
+	if err != nil || got.Name != "n7" || got.Listen != "file:1" || got.Expect != 5 {
+		t.Errorf("%v %+v", err, got)
+	}
+}
+
+func TestBadFiles(t *testing.T) {
+	for text, says := range map[string]string{"nmae: x": "nmae", "name: {a: b}": "section", "- a": "YAML", "name: [": "YAML"} {
+		file := filepath.Join(t.TempDir(), "q.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parseServer(t, "--config", file); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// TestExitCodes: 2 is for usage, and what is wrong goes to standard error.
+func TestExitCodes(t *testing.T) {
+	for _, row := range []struct {
+		args []string
+		code int
+	}{{[]string{"--version"}, 0}, {[]string{"--help"}, 0}, {[]string{"server", "--help"}, 0}, {nil, 2}, {[]string{"nosuch"}, 2}, {[]string{"append"}, 2}, {[]string{"dev", "--nodes", "0"}, 2}} {
+		var out, errs bytes.Buffer
+		if code := run(&env{ctx: t.Context(), stdout: &out, stderr: &errs}, row.args); code != row.code {
+			t.Errorf("%v: exit code %d, wanted %d\n%s%s", row.args, code, row.code, &out, &errs)
+		}
+		if row.code != 0 && errs.Len() == 0 {
+			t.Errorf("%v: nothing on standard error", row.args)
+		}
+	}
+}
