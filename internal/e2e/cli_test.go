@@ -1,0 +1,105 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/internal/testcluster"
+)
+
+// quorate runs the command line and returns what it printed and its exit code.
+func quorate(t *testing.T, c *testcluster.Cluster, stdin string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testcluster.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, testcluster.Binary(t), args...)
+	cmd.Env = append(os.Environ(), "NATS_URL="+c.Nodes[0].URL())
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// TestCommandLine goes through the subcommands as a person and as a script would: what they print, where, and with which exit code.
+func TestCommandLine(t *testing.T) {
+	c := testcluster.Start(t, 1)
+	type row struct {
+		args   []string
+		stdin  string
+		code   int
+		stdout string // must be contained
+		stderr string
+	}
+	for _, r := range []row{
+		{args: []string{"store", "create", "orders", "--description", "tea"}, stdout: "store orders is created, led by n1"},
+		{args: []string{"store", "create", "orders"}, code: 1, stderr: "wrong_expected_version:"},
+		{args: []string{"store", "create", "a.b"}, code: 1, stderr: "bad_name:"},
+		{args: []string{"store", "list"}, stdout: "tea"},
+		{args: []string{"store", "update", "orders", "--description", "coffee"}, stdout: "version 1"},
+		{args: []string{"store", "update", "nosuch", "--description", "x"}, code: 1, stderr: "wrong_expected_version:"},
+		{args: []string{"append", "orders", "order-1", "Placed", `{"total":12}`, "--tag", "vip", "--expected-version", "-1"}, stdout: "orders/order-1 version 0, position 1"},
+		{args: []string{"append", "orders", "order-1", "Placed", "--expected-version", "-1"}, code: 1, stderr: "wrong_expected_version:"},
+		{args: []string{"append", "orders", "order-1", "Note", "-"}, stdin: "no JSON\n", stdout: "version 1"},
+		{args: []string{"append", "orders", "order-1", "Paid", "--id", "p1"}, stdout: "version 2"},
+		{args: []string{"append", "orders", "order-1", "Paid", "--id", "p1"}, stdout: "it was there already"},
+		{args: []string{"append", "orders", "order-1", "Paid", "--metadata", "{"}, code: 2, stderr: "--metadata"},
+		{args: []string{"append", "orders", "order-1"}, code: 2, stderr: "TYPE is missing"},
+		{args: []string{"append", "nosuch", "s", "T"}, code: 1, stderr: "store_not_found:"},
+		{args: []string{"append", "orders", "-", "--ndjson"}, stdin: `{"stream":"a","type":"A"}` + "\n" + `{"stream":"b","type":"B","data":1,"id":"b1"}` + "\n\n", stdout: "2 events in 2 streams"},
+		{args: []string{"append", "orders", "-", "--ndjson"}, stdin: `{"stream":"b","type":"B","data":1,"id":"b1"}`, stdout: "1 of them were there already"},
+		{args: []string{"append", "orders", "-", "--ndjson"}, stdin: `{"stream":"a","type":"A"}` + "\n" + `{"stream":"a","typ":"A"}`, code: 1, stderr: "bad_request:"},
+		{args: []string{"read", "orders", "order-1"}, stdout: `order-1@0  Placed  {"total":12}`},
+		{args: []string{"read", "orders", "order-1"}, stdout: "base64"},
+		{args: []string{"read", "orders", "--tag", "vip", "--json"}, stdout: `"type":"Placed"`},
+		{args: []string{"read", "orders", "--backward", "--limit", "1"}, stdout: "b@0  B  1"},
+		{args: []string{"read", "orders", "nosuch"}, code: 1, stderr: "stream_not_found:"},
+		{args: []string{"read", "orders", "--follow", "--backward"}, code: 2, stderr: "--follow and --backward"},
+		{args: []string{"store", "info", "orders"}, stdout: "events       5"},
+		{args: []string{"cluster", "info"}, stdout: "n1"},
+		{args: []string{"cluster", "leaders"}, stdout: "orders"},
+		{args: []string{"cluster", "transfer", "orders", "--to", "n7"}, code: 1, stderr: "node_not_found:"},
+		{args: []string{"health", "http://" + c.Nodes[0].HTTP}, stdout: `"ready":true`},
+		{args: []string{"health", "http://127.0.0.1:1"}, code: 1, stderr: "refused"},
+		{args: []string{"store", "delete", "orders", "--expected-version", "0"}, code: 1, stderr: "wrong_expected_version:"},
+		{args: []string{"store", "delete", "orders"}, stdout: "deleted"},
+		{args: []string{"store", "info", "orders"}, code: 1, stderr: "store_not_found:"},
+		{args: []string{"store", "list", "--server", "nats://127.0.0.1:1"}, code: 1, stderr: "is a node up there?"},
+		{args: []string{"--help"}, stdout: "quorate dev"},
+		{args: []string{"stroe"}, code: 2, stderr: "did you mean"},
+		{args: []string{"server", "--expect", "12"}, code: 2, stderr: "--expect 12"},
+		{args: []string{"server", "--name", "a b"}, code: 2, stderr: "--name"},
+	} {
+		stdout, stderr, code := quorate(t, c, r.stdin, r.args...)
+		if code != r.code || !strings.Contains(stdout, r.stdout) || !strings.Contains(stderr, r.stderr) {
+			t.Errorf("quorate %s: exit code %d, wanted %d\nstdout %q\n  wanted %q\nstderr %q\n  wanted %q", strings.Join(r.args, " "), code, r.code, stdout, r.stdout, stderr, r.stderr)
+		}
+		if r.code == 0 && stderr != "" {
+			t.Errorf("quorate %s: it worked, but standard error says %q", strings.Join(r.args, " "), stderr)
+		}
+	}
+}
+
+// TestMachineOutput: --json prints the API's own objects.
+func TestMachineOutput(t *testing.T) {
+	c := testcluster.Start(t, 1)
+	quorate(t, c, "", "store", "create", "orders")
+	stdout, _, _ := quorate(t, c, "", "append", "orders", "s", "T", "1", "--json")
+	var res api.AppendResponse
+	if err := json.Unmarshal([]byte(stdout), &res); err != nil || res.Position != 1 || res.Type != api.TypeAppend {
+		t.Errorf("append --json: %v, %s", err, stdout)
+	}
+	stdout, _, _ = quorate(t, c, "", "cluster", "leaders", "--json")
+	var leaders api.LeadersResponse
+	if err := json.Unmarshal([]byte(stdout), &leaders); err != nil || len(leaders.Stores) != 2 || leaders.Nodes[0].Leads != 2 {
+		t.Errorf("cluster leaders --json: %v, %s", err, stdout)
+	}
+}

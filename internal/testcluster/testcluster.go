@@ -1,0 +1,387 @@
+// Package testcluster runs whole clusters for tests: nodes as real processes on loopback, which can be killed, paused, wiped and restarted.
+//
+// It waits for conditions, never for time to pass. Everything it starts ends with the test.
+package testcluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/client"
+)
+
+// Patience bounds every wait for a cluster. Reaching it is a failure.
+const Patience = 45 * time.Second
+
+var build struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// Binary builds cmd/quorate once a test process and returns its path.
+func Binary(t testing.TB) string {
+	t.Helper()
+	build.once.Do(func() {
+		dir, err := os.MkdirTemp("", "quorate-bin-")
+		if err != nil {
+			build.err = err
+			return
+		}
+		build.path = filepath.Join(dir, "quorate")
+		out, err := exec.Command("go", "build", "-o", build.path, "github.com/quorate/quorate/cmd/quorate").CombinedOutput()
+		if err != nil {
+			build.err = fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	})
+	if build.err != nil {
+		t.Fatal(build.err)
+	}
+	return build.path
+}
+
+// CleanUp removes the binary; call it at the end of TestMain.
+func CleanUp() {
+	if build.path != "" {
+		os.RemoveAll(filepath.Dir(build.path))
+	}
+}
+
+// Cluster is n nodes.
+type Cluster struct {
+	T     testing.TB
+	Nodes []*Node
+	bin   string
+}
+
+// Node is one node; its process may be running or not.
+type Node struct {
+	Name                    string
+	Data                    string
+	NATS, Route, Raft, HTTP string // host:port
+	cluster                 *Cluster
+	args                    []string
+	cmd                     *exec.Cmd
+	exited                  chan struct{} // closed when the process has ended
+	down                    bool          // ended on purpose
+	log                     *lockedBuffer
+}
+
+// Start starts n nodes and waits until all are ready.
+func Start(t testing.TB, n int, extra ...string) *Cluster {
+	t.Helper()
+	c := New(t, n, extra...)
+	for _, node := range c.Nodes {
+		node.Start()
+	}
+	c.WaitReady()
+	return c
+}
+
+// New prepares n nodes without starting them.
+func New(t testing.TB, n int, extra ...string) *Cluster {
+	t.Helper()
+	c := &Cluster{T: t, bin: Binary(t)}
+	ports := FreePorts(t, 4*n)
+	addr := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
+	root := t.TempDir()
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		c.Nodes = append(c.Nodes, &Node{
+			Name: name, Data: filepath.Join(root, name), NATS: addr(4 * i), Route: addr(4*i + 1), Raft: addr(4*i + 2), HTTP: addr(4*i + 3),
+			cluster: c, log: &lockedBuffer{},
+		})
+	}
+	for _, node := range c.Nodes {
+		node.args = append([]string{
+			"server", "--name", node.Name, "--data", node.Data, "--listen", node.NATS, "--cluster-listen", node.Route, "--raft-listen", node.Raft,
+			"--http", node.HTTP, "--expect", fmt.Sprint(n),
+		}, extra...)
+		for _, other := range c.Nodes {
+			if other != node {
+				node.args = append(node.args, "--join", other.Route)
+			}
+		}
+	}
+	t.Cleanup(func() {
+		for _, node := range c.Nodes {
+			node.Kill()
+		}
+		if t.Failed() {
+			for _, node := range c.Nodes {
+				t.Logf("--- log of %s\n%s", node.Name, tail(node.log.String(), 60))
+			}
+		}
+	})
+	return c
+}
+
+func tail(s string, lines int) string {
+	all := strings.Split(s, "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// FreePorts returns ports that nobody uses now. They are all held at once, so that none is given twice.
+func FreePorts(t testing.TB, n int) []int {
+	t.Helper()
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports
+}
+
+// Start starts the node's process.
+func (n *Node) Start() {
+	t := n.cluster.T
+	t.Helper()
+	n.down = false
+	n.cmd = exec.Command(n.cluster.bin, n.args...)
+	n.cmd.Stderr, n.cmd.Stdout = n.log, n.log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := n.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	n.exited = exited
+	cmd := n.cmd
+	go func() { // ends with the process
+		cmd.Wait()
+		close(exited)
+	}()
+}
+
+// Running reports whether the process runs.
+func (n *Node) Running() bool {
+	if n.cmd == nil {
+		return false
+	}
+	select {
+	case <-n.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Kill ends the process as kill -9 does, and waits for its end.
+func (n *Node) Kill() {
+	if !n.Running() {
+		return
+	}
+	n.down = true
+	n.cmd.Process.Signal(syscall.SIGCONT)
+	n.cmd.Process.Kill()
+	<-n.exited
+}
+
+// Signal sends the process a signal.
+func (n *Node) Signal(s syscall.Signal) { n.cmd.Process.Signal(s) }
+
+// Stop sends SIGTERM and returns the exit code.
+func (n *Node) Stop() int {
+	n.cluster.T.Helper()
+	n.down = true
+	n.Signal(syscall.SIGTERM)
+	return n.WaitExit()
+}
+
+// WaitExit returns the exit code of a process that ends.
+func (n *Node) WaitExit() int {
+	n.cluster.T.Helper()
+	select {
+	case <-n.exited:
+	case <-time.After(Patience):
+		n.cluster.T.Fatalf("%s did not end\n%s", n.Name, tail(n.log.String(), 40))
+	}
+	return n.cmd.ProcessState.ExitCode()
+}
+
+// Wipe removes the node's disk.
+func (n *Node) Wipe() {
+	if err := os.RemoveAll(n.Data); err != nil {
+		n.cluster.T.Fatal(err)
+	}
+}
+
+// Log returns what the process has printed so far.
+func (n *Node) Log() string { return n.log.String() }
+
+// URL returns the node's NATS URL.
+func (n *Node) URL() string { return "nats://" + n.NATS }
+
+// Health asks /readyz.
+func (n *Node) Health() (*api.HealthResponse, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+"/readyz", nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	var h api.HealthResponse
+	return &h, json.NewDecoder(res.Body).Decode(&h)
+}
+
+// Connect opens a NATS connection to this node alone.
+func (n *Node) Connect() *nats.Conn {
+	t := n.cluster.T
+	t.Helper()
+	nc, err := nats.Connect(n.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.IgnoreDiscoveredServers())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// Connect opens a NATS connection that finds another node when its own dies.
+func (c *Cluster) Connect() *nats.Conn {
+	c.T.Helper()
+	var urls []string
+	for _, n := range c.Nodes {
+		urls = append(urls, n.URL())
+	}
+	nc, err := nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	c.T.Cleanup(nc.Close)
+	return nc
+}
+
+// Client returns a client on a connection that finds another node when its own dies.
+func (c *Cluster) Client() *client.Client {
+	c.T.Helper()
+	return client.New(c.Connect(), client.WithTryTimeout(3*time.Second))
+}
+
+// WaitReady waits until every running node is ready.
+func (c *Cluster) WaitReady() {
+	c.T.Helper()
+	for _, n := range c.Nodes {
+		if n.down || n.cmd == nil {
+			continue
+		}
+		Eventually(c.T, n.Name+" is ready", func() error {
+			if !n.Running() {
+				return fmt.Errorf("the process has ended:\n%s", tail(n.Log(), 20))
+			}
+			h, err := n.Health()
+			if err == nil && !h.Ready {
+				err = fmt.Errorf("%s", h.Reason)
+			}
+			return err
+		})
+	}
+}
+
+// Node returns the node with the name.
+func (c *Cluster) Node(name string) *Node {
+	c.T.Helper()
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	c.T.Fatalf("there is no node %q", name)
+	return nil
+}
+
+// Leader waits until a running node is known to lead the store, and returns its state.
+func (c *Cluster) Leader(cl *client.Client, store string) api.StoreLeader {
+	c.T.Helper()
+	var found api.StoreLeader
+	Eventually(c.T, store+" has a leader that runs", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		res, err := cl.Leaders(ctx)
+		if err != nil {
+			return err
+		}
+		for _, s := range res.Stores {
+			if s.Store == store && s.Leader != "" && c.Node(s.Leader).Running() {
+				found = s
+				return nil
+			}
+		}
+		return fmt.Errorf("leaders are %+v", res.Stores)
+	})
+	return found
+}
+
+// CreateStore creates a store.
+func (c *Cluster) CreateStore(cl *client.Client, name string) *api.ConfigPutResponse {
+	c.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	res, err := cl.CreateStore(ctx, name, api.ConfigPutRequest{})
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	return res
+}
+
+// pollEvery is how often a condition is looked at that nothing announces.
+const pollEvery = 20 * time.Millisecond
+
+// Eventually waits until ok returns nil.
+func Eventually(t testing.TB, what string, ok func() error) {
+	t.Helper()
+	deadline := time.NewTimer(Patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited %v until %s: %v", Patience, what, err)
+		}
+	}
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
