@@ -1,0 +1,77 @@
+# Two commands do everything: make run, make test. See make help.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+BIN     := bin/quorate
+TOOLS   := $(CURDIR)/.tools
+GO      ?= go
+
+# Tools are built from the Go module proxy, pinned, into .tools.
+STATICCHECK_VERSION := v0.8.2
+GOVULNCHECK_VERSION := v1.9.0
+NATSCLI_VERSION     := v0.5.1
+STATICCHECK := $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+NATSCLI     := $(TOOLS)/natscli-$(NATSCLI_VERSION)
+
+.PHONY: help run build test unit race e2e lint vuln fmt bench fuzz docker tools clean
+
+help: ## Print what there is to make.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+run: build ## Build, start three nodes in one process, print what to try. Ctrl-C stops them.
+	@exec $(BIN) dev --log-level warn
+
+build: ## Build the one binary, static, into bin/.
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/quorate
+
+test: tools build lint race e2e vuln ## Run everything: lint, unit and property tests with -race, clusters of processes, the examples of the documents.
+	@echo "make test: all of it passed"
+
+race: ## Unit, property and in-process tests with the race detector.
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v internal/e2e)
+
+unit: ## The same without the race detector, for a quick look.
+	$(GO) test $$($(GO) list ./... | grep -v internal/e2e)
+
+e2e: $(NATSCLI) ## Clusters of real processes: kill -9, wiped disks, full disks, rolling restarts; and every example of README and subjects.md.
+	NATS_CLI=$(NATSCLI)/nats $(GO) test -count=1 -timeout 15m ./internal/e2e/
+
+lint: $(STATICCHECK) ## gofmt, go vet, staticcheck.
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(STATICCHECK)/staticcheck ./...
+
+vuln: $(GOVULNCHECK) ## Known vulnerabilities, when the database can be reached; it says when not.
+	@out=$$($(GOVULNCHECK)/govulncheck ./... 2>&1) && { echo "$$out" | tail -3; } || { \
+	  if grep -qE 'dial tcp|no such host|i/o timeout|connection refused|vuln.go.dev|proxyconnect|TLS handshake' <<<"$$out" && ! grep -q 'Vulnerability #' <<<"$$out"; then \
+	    echo "govulncheck: its database cannot be reached from here; vulnerabilities were NOT checked"; \
+	  else echo "$$out"; exit 1; fi; }
+
+fmt: ## Format all Go files.
+	gofmt -w $$(git ls-files '*.go')
+
+bench: build ## Measure appends and reads on this machine, as ratios within one run; see docs/benchmarks.md.
+	BENCH=1 $(GO) test -count=1 -v -run TestBench ./internal/bench | grep -v "^=== \|^---"
+
+fuzz: ## Fuzz every decoder for a while each (FUZZTIME=30s).
+	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
+	  echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-30s} $$pkg; done; done
+
+docker: ## Build the container image quorate:dev from scratch.
+	docker/build.sh
+
+tools: $(STATICCHECK) $(GOVULNCHECK) $(NATSCLI) ## Build the pinned tools that the tests need.
+
+$(STATICCHECK):
+	GOBIN=$@ $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
+
+$(GOVULNCHECK):
+	GOBIN=$@ $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+
+$(NATSCLI):
+	GOBIN=$@ $(GO) install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION)
+
+clean: ## Remove what was built; data directories stay.
+	rm -rf bin .tools
