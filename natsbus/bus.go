@@ -131,19 +131,23 @@ func (b *Bus) Serve(backend Backend) error {
 	}
 	b.service = service
 	for _, ep := range []struct {
-		name, class string
-		handle      micro.HandlerFunc
+		name, subject string
+		handle        micro.HandlerFunc
 	}{
-		{"read", api.ClassRead, b.onRead},
-		{"write", api.ClassWrite, b.onWrite},
+		{"read", b.subjects.Of("*", api.ClassRead, ">"), b.onRead},
+		{"read-near", nearPrefix + b.name + "." + b.subjects.Of("*", api.ClassRead, ">"), b.onRead},
+		{"write", b.subjects.Of("*", api.ClassWrite, ">"), b.onWrite},
 	} {
-		err := service.AddEndpoint(ep.name, ep.handle, micro.WithEndpointSubject(b.subjects.Of("*", ep.class, ">")), micro.WithEndpointPendingLimits(pendingMessages, pendingBytes))
+		err := service.AddEndpoint(ep.name, ep.handle, micro.WithEndpointSubject(ep.subject), micro.WithEndpointPendingLimits(pendingMessages, pendingBytes))
 		if err != nil {
 			return fmt.Errorf("endpoint %s: %w", ep.name, err)
 		}
 	}
 	b.work.start(b.watchReach) // ends when the bus drains or closes
-	return b.clients.FlushTimeout(startTimeout)
+	if err := b.clients.FlushTimeout(startTimeout); err != nil {
+		return err
+	}
+	return b.serveNear() // the server knows the subscription by now
 }
 
 // spawn runs fn in the background unless too much is under way already; the request is then answered overloaded.
@@ -175,6 +179,7 @@ func (b *Bus) Publish(subject string, v any) {
 // Leaderships should have been handed over: what comes meanwhile is then forwarded.
 func (b *Bus) StopServing(ctx context.Context) error {
 	b.stopping.Store(true)
+	b.stopNear() // first: what is asked from here on goes to other nodes
 	var errs []error
 	if b.service != nil {
 		errs = append(errs, b.service.Stop())

@@ -136,6 +136,7 @@ func (m rawMessage) Respond(data []byte, header nats.Header, _ *api.Error) error
 // natsMessage is a message of a service endpoint.
 type natsMessage struct{ micro.Request }
 
+func (m natsMessage) Subject() string     { return nearSubject(m.Request.Subject()) }
 func (m natsMessage) Header() nats.Header { return nats.Header(m.Headers()) }
 
 func (m natsMessage) Respond(data []byte, _ nats.Header, failed *api.Error) error {

@@ -112,7 +112,7 @@ func clientPermissions(prefix string) *server.Permissions {
 	return &server.Permissions{
 		Publish: &server.SubjectPermission{Deny: []string{markerPrefix + ">", prefix + ".*.event.>"}},
 		Subscribe: &server.SubjectPermission{Deny: []string{
-			markerPrefix + ">", prefix + ".*.write.> >", prefix + ".*.read.> >",
+			markerPrefix + ">", nearPrefix + ">", prefix + ".*.write.> >", prefix + ".*.read.> >",
 		}},
 	}
 }

@@ -562,6 +562,7 @@ func impostors(t *testing.T, c *testcluster.Cluster, _ *nats.Conn) {
 			return err
 		},
 		"join the read queue":   func() error { _, err := nc.QueueSubscribe("es.*.read.>", "quorate", func(*nats.Msg) {}); return err },
+		"answer a node's reads": func() error { _, err := nc.Subscribe("_QUORATE_READ.n1.>", func(*nats.Msg) {}); return err },
 		"forge an event":        func() error { return nc.Publish("es.orders.event.x", nil) },
 		"forge a leader":        func() error { return nc.Publish("es.cluster.event.leader.orders", nil) },
 		"pretend a post exists": func() error { _, err := nc.Subscribe("$QUORATE.post.orders", func(*nats.Msg) {}); return err },
@@ -616,6 +617,13 @@ func everyNodeReads(t *testing.T, c *testcluster.Cluster, nc *nats.Conn) {
 	var conns []*nats.Conn
 	for _, n := range c.Nodes {
 		conns = append(conns, n.Connect())
+	}
+	for i, n := range c.Nodes {
+		for range 8 { // the queue group would hand some of them to other nodes
+			if info, failed := request[api.StoreInfoResponse](t, conns[i], "es.orders.read.info", ""); failed != nil || info.Node != n.Name {
+				t.Errorf("a read asked at %s was answered by %q: %v", n.Name, info.Node, failed)
+			}
+		}
 	}
 	for i := range 60 {
 		body := base64.StdEncoding.EncodeToString(fmt.Append(nil, i))
