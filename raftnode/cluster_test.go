@@ -17,7 +17,7 @@ import (
 const patience = 30 * time.Second // of waits that end much sooner when all is well
 
 var (
-	testTiming = Timing{Heartbeat: 900 * time.Millisecond, Election: 900 * time.Millisecond, Lease: 800 * time.Millisecond, Commit: 5 * time.Millisecond}
+	testTiming = Timing{Probe: 20 * time.Millisecond, Silence: 600 * time.Millisecond, Heartbeat: time.Hour, Election: time.Hour, Lease: time.Hour, Commit: time.Hour} // Raft's own timers never fire in a test
 	testGroup  = wal.GroupID{Store: 7, Incarnation: 1}
 )
 

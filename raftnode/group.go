@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -46,14 +47,30 @@ type Group struct {
 	key     string
 	raft    *raft.Raft
 	trans   *raft.NetworkTransport
-	fresh   bool // bootstrapped by this open
 	store   wal.Store
+	logs    raft.LogStore // store behind a cache
 	machine Machine
 	log     *slog.Logger
 
+	snapshots *snapshotStore
+	members   atomic.Pointer[[]string] // server ids of the voters
+	watched   []string                 // those given to the detector
+	nudged    atomic.Int64             // when raft was last made to look at its followers, in Unix nanoseconds
+	followed  atomic.Uint64            // the process (see detector) that led when this replica last saw its leader change
+
+	commits      sync.Mutex // guards what follows
+	appliedIndex uint64     // of the last command that raft had applied
+	appliedTerm  uint64
+	barrierIndex uint64 // of the entry after which this replica began to serve in barrierTerm
+	barrierTerm  uint64
+	noticed      notice // the newest one that is not with raft yet
+	injecting    bool
+	missing      uint64 // committed, says the leader, and not in this log
+	missingSince time.Time
+
 	leadership *leadership
 	reads      readIndex // of this node's readers: asks the leader
-	answers    readIndex // of peers that ask this node: a barrier here or nothing, so that no two nodes wait for each other
+	answers    readIndex // of peers that ask this node: confirmed here or nothing, so that no two nodes wait for each other
 
 	gate     sync.Mutex     // guards closing
 	closing  bool           // nothing more is handed to raft
@@ -84,6 +101,7 @@ const (
 	snapshotThreshold = 8192
 	snapshotInterval  = 30 * time.Second
 	applyEnqueue      = 2 * time.Second
+	logCache          = 256
 )
 
 // OpenGroup starts the replica. When this disk has nothing of the group and Bootstrap names this server, the group is
@@ -107,6 +125,9 @@ func (n *Node) OpenGroup(cfg GroupConfig) (*Group, error) {
 		return nil, fmt.Errorf("open group %s: %w", cfg.Name, err)
 	}
 	n.opened(g)
+	g.watched = g.Members()
+	n.detector.watch(g.watched)
+	n.elections.look()
 	return g, nil
 }
 
@@ -123,6 +144,7 @@ func (g *Group) open() (err error) {
 	if err != nil {
 		return err
 	}
+	g.snapshots = snapshots
 	if err := g.checkDisk(snapshots); err != nil {
 		return err
 	}
@@ -131,22 +153,22 @@ func (g *Group) open() (err error) {
 		return err
 	}
 	g.trans = trans
-	logs, err := raft.NewLogCache(256, g.store)
-	if err != nil {
+	if g.logs, err = raft.NewLogCache(logCache, g.store); err != nil {
 		return err
 	}
 	conf := g.raftConfig()
 	notify := make(chan bool, 16)
 	conf.NotifyCh = notify
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
-		g.raft, err = raft.NewRaft(conf, &groupMachine{Machine: g.machine, snapshots: snapshots}, logs, g.store, snapshots, trans)
+		g.raft, err = raft.NewRaft(conf, &groupMachine{Machine: g.machine, snapshots: snapshots, applied: g.applied}, g.logs, g.store, snapshots, trans)
 	}
 	if err != nil {
 		trans.Close()
 		return err
 	}
 	g.reads.group, g.reads.ask = g, g.askLeader
-	g.answers.group, g.answers.ask = g, func(context.Context) (uint64, error) { return g.barrier() }
+	g.answers.group, g.answers.ask = g, g.confirmedIndex
+	g.refreshMembers()
 	g.leadership = newLeadership(g, notify)
 	g.wg.Add(1)
 	go g.leadership.run() // ends when closed is closed and raft has shut down
@@ -214,7 +236,6 @@ func (g *Group) bootstrap(conf *raft.Config, snapshots raft.SnapshotStore, trans
 	if !listed {
 		return fmt.Errorf("%w: %s is not among the group's members %v", ErrNotMember, g.node.ServerID(), g.cfg.Bootstrap)
 	}
-	g.fresh = true
 	return raft.BootstrapCluster(conf, g.store, g.store, snapshots, trans, members)
 }
 
@@ -256,17 +277,29 @@ func (g *Group) WaitLeadership(ctx context.Context, ok func(Leadership) bool) (L
 	return g.leadership.wait(ctx, ok)
 }
 
-// Members returns the server ids of the group's voters, as this replica knows them.
-func (g *Group) Members() []string {
+// Members returns the server ids of the group's voters, as this replica knows them. The caller must not change them.
+func (g *Group) Members() []string { return *g.members.Load() }
+
+// refreshMembers reads the members from raft; cheap reads of them are many.
+func (g *Group) refreshMembers() {
 	f := g.raft.GetConfiguration()
 	if f.Error() != nil {
-		return nil
+		return
 	}
-	var ids []string
+	ids := []string{}
 	for _, s := range f.Configuration().Servers {
 		ids = append(ids, string(s.ID))
 	}
-	return ids
+	g.members.Store(&ids)
+}
+
+// leaderRestarted reports whether the leader's process is another one than when this replica began to follow it.
+func (g *Group) leaderRestarted(leader string) bool {
+	now := g.node.detector.processOf(leader)
+	if now == 0 || g.followed.CompareAndSwap(0, now) {
+		return false
+	}
+	return g.followed.Load() != now
 }
 
 // Transfer moves leadership to the member with the id, or to the one that has applied most when it is empty. It returns when the old leader
@@ -341,56 +374,6 @@ func (g *Group) successor(to string) (string, error) {
 	return best.id, nil
 }
 
-// Fresh reports whether the group was bootstrapped on this disk just now.
-func (g *Group) Fresh() bool { return g.fresh }
-
-// StandFirst waits until a majority of the members have the group open, and then makes this replica stand for election at once, so that a new
-// group need not wait for silence. It gives up when ctx is done.
-func (g *Group) StandFirst(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(g.ctx, cancel)()
-	members := g.Members()
-	open := make(chan struct{}, len(members))
-	for _, id := range members {
-		go func() { // ends when the member has the group open, or with ctx
-			for ctx.Err() == nil {
-				if _, err := g.node.transport.Call(ctx, id, methodIsOpen, []byte(g.key)); err == nil {
-					open <- struct{}{}
-					return
-				}
-				timer := time.NewTimer(openPoll)
-				select {
-				case <-timer.C:
-				case <-ctx.Done():
-				}
-				timer.Stop()
-			}
-		}()
-	}
-	for range len(members)/2 + 1 {
-		select {
-		case <-open:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return g.stand()
-}
-
-// openPoll lies between questions to a member that has not opened the group yet.
-const openPoll = 10 * time.Millisecond
-
-// stand sends this replica's own raft the message with which a leader hands over (TimeoutNow; Ongaro 2014, §3.10). Standing can only cost an
-// election; who wins is decided as ever.
-func (g *Group) stand() error {
-	id := g.node.ServerID()
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: g.trans.EncodePeer(raft.ServerID(id), raft.ServerAddress(id)),
-	}}
-	return g.trans.TimeoutNow(raft.ServerID(id), raft.ServerAddress(id), req, &raft.TimeoutNowResponse{})
-}
-
 // Close stops the replica and waits for everything it started. Leadership is not handed over; Transfer does that.
 func (g *Group) Close() error {
 	g.closeOnce.Do(func() {
@@ -405,6 +388,7 @@ func (g *Group) Close() error {
 		if err := g.store.Close(); g.closeErr == nil {
 			g.closeErr = err
 		}
+		g.node.detector.unwatch(g.watched)
 		g.node.unregister(g)
 	})
 	return g.closeErr

@@ -202,7 +202,7 @@ func TestEverythingAcknowledgedSurvivesARestartOfAll(t *testing.T) {
 func TestAStaleLeaderDoesNotAnswerReads(t *testing.T) {
 	c := newCluster(t, 3)
 	stale := c.members[0]
-	stale.timing.Heartbeat, stale.timing.Election, stale.timing.Lease = 6*time.Second, 6*time.Second, 6*time.Second
+	stale.timing.Silence = 6 * time.Second
 	c.start()
 	c.moveTo(t, stale)
 	stale.mustWrite("before")
@@ -364,7 +364,7 @@ func TestAWipedDiskHasNoVoteOfTheOldOne(t *testing.T) {
 	if _, err := leader.group.WaitLeadership(testContext(t), func(l Leadership) bool { return l.Role == Follower }); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*testTiming.Heartbeat)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*testTiming.Silence)
 	defer cancel()
 	if v, err := leader.group.WaitLeadership(ctx, func(l Leadership) bool { return l.Role != Follower }); err == nil {
 		t.Fatalf("one of three disks and a wiped one elect: %+v", v)

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -36,7 +37,8 @@ type leadership struct {
 	group  *Group
 	notify chan bool             // raft blocks on it: every gain and loss of leadership, in order
 	poke   chan raft.Observation // the leader this replica follows may have changed; the value doesn't matter
-	ready  chan uint64           // the term whose own entry has been applied here
+	unled  atomic.Bool           // the leader that raft knows cannot be reached, or leads no longer
+	ready  chan served           // a term whose own entry has been applied here
 
 	mu      sync.Mutex // guards what follows
 	view    Leadership
@@ -49,7 +51,7 @@ func newLeadership(g *Group, notify chan bool) *leadership {
 		group:   g,
 		notify:  notify,
 		poke:    make(chan raft.Observation, 1),
-		ready:   make(chan uint64, 4),
+		ready:   make(chan served, 4),
 		changed: make(chan struct{}),
 		view:    Leadership{Since: time.Now()},
 	}
@@ -78,8 +80,8 @@ func (l *leadership) run() {
 			} else {
 				l.lost()
 			}
-		case term := <-l.ready:
-			l.serve(term)
+		case s := <-l.ready:
+			l.serve(s)
 		case <-l.poke:
 			l.follow()
 		case <-g.ctx.Done():
@@ -101,24 +103,33 @@ func (l *leadership) elected() {
 	}
 	go func() { // ends when the barrier is applied or leadership is lost
 		defer g.inflight.Done()
-		if g.raft.Barrier(0).Error() != nil {
+		barrier := g.raft.Barrier(0)
+		if barrier.Error() != nil {
 			return
 		}
+		// Leader in this very term after the entry was committed: then it is of this term.
 		if g.raft.State() == raft.Leader && g.raft.CurrentTerm() == term {
 			select {
-			case l.ready <- term:
+			case l.ready <- served{term, barrier.(raft.IndexFuture).Index()}:
 			case <-g.ctx.Done():
 			}
 		}
 	}()
 }
 
-func (l *leadership) serve(term uint64) {
+// served is a barrier that was committed and applied.
+type served struct{ term, barrier uint64 }
+
+func (l *leadership) serve(s served) {
+	serves := false
 	l.update(func(v *Leadership) {
-		if v.Role == Elected && v.Term == term {
-			v.Role = Serving
+		if v.Role == Elected && v.Term == s.term {
+			v.Role, serves = Serving, true
 		}
 	})
+	if serves {
+		l.group.serves(s.term, s.barrier)
+	}
 }
 
 func (l *leadership) lost() {
@@ -158,10 +169,20 @@ func (l *leadership) follow() {
 	})
 }
 
-// otherLeader returns the leader raft knows, unless it is this replica: that is for notify to say.
+// loseLeader says whether the leader that raft knows is lost. raft itself believes in it for Timing.Heartbeat.
+func (l *leadership) loseLeader(lost bool) {
+	if l.unled.Swap(lost) != lost {
+		select {
+		case l.poke <- raft.Observation{}:
+		default: // there is one on its way
+		}
+	}
+}
+
+// otherLeader returns the leader raft knows, unless it is lost, or this replica: that is for notify to say.
 func (l *leadership) otherLeader() string {
 	_, id := l.group.raft.LeaderWithID()
-	if string(id) == l.group.node.ServerID() {
+	if string(id) == l.group.node.ServerID() || l.unled.Load() {
 		return ""
 	}
 	return string(id)
@@ -177,6 +198,9 @@ func (l *leadership) lead(v *Leadership, leader string) {
 	v.Leader, v.Since = leader, time.Now()
 	if leader != "" {
 		v.Changes++
+		if leader != l.group.node.ServerID() {
+			l.group.followed.Store(l.group.node.detector.processOf(leader))
+		}
 	}
 }
 
@@ -193,6 +217,10 @@ func (l *leadership) update(change func(*Leadership)) {
 	close(l.changed)
 	l.changed = make(chan struct{})
 	l.mu.Unlock()
+	l.group.refreshMembers()
+	if after.Leader == "" {
+		l.group.node.elections.look()
+	}
 	if l.group.cfg.OnLeadership != nil {
 		l.group.cfg.OnLeadership(after)
 	}

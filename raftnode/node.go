@@ -3,7 +3,6 @@ package raftnode
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,20 +28,26 @@ type Config struct {
 	Logger    *slog.Logger                          // default: discard
 }
 
-// Timing bounds how long groups wait.
+// Timing bounds how long nodes and groups wait.
+//
+// Nodes watch each other (see detector), so groups need not: their own timers are the safety net, and long, since each costs messages for every group.
 type Timing struct {
-	Heartbeat time.Duration // a follower stands for election after this much silence, up to twice
-	Election  time.Duration // a candidate tries again after this, up to twice
-	Lease     time.Duration // a leader steps down when it has not heard from a majority for this long; at most Heartbeat
-	Commit    time.Duration // longest time until followers hear of a commit when nothing else is sent
+	Probe     time.Duration // between two probes of a peer
+	Silence   time.Duration // a peer that has not answered for so long is gone; a leader that reaches no majority for so long steps down
+	Heartbeat time.Duration // a follower stands for election after this much silence of its leader, up to twice; a leader speaks ten times as often
+	Election  time.Duration // a candidate tries again after this, up to twice; at least Heartbeat
+	Lease     time.Duration // a leader that has not heard from a majority of the group for so long steps down; at most Heartbeat
+	Commit    time.Duration // longest time until raft itself tells followers of a commit; notices do so within milliseconds
 }
 
-// DefaultTiming fails over in about two seconds and survives a second of stall.
+// DefaultTiming replaces a leader that was killed in less than half a second and one that hangs in less than two, and survives most of a second of stall.
 var DefaultTiming = Timing{
-	Heartbeat: 800 * time.Millisecond,
-	Election:  800 * time.Millisecond,
-	Lease:     600 * time.Millisecond,
-	Commit:    15 * time.Millisecond,
+	Probe:     100 * time.Millisecond,
+	Silence:   time.Second,
+	Heartbeat: 20 * time.Second,
+	Election:  20 * time.Second,
+	Lease:     20 * time.Second,
+	Commit:    20 * time.Second,
 }
 
 // Node owns what the groups of this machine share.
@@ -50,6 +55,14 @@ type Node struct {
 	cfg       Config
 	log       wal.Log
 	transport *transport.Transport
+	detector  *detector
+	elections *elections
+	notices   *notices
+	terms     *termChecks
+
+	ctx    context.Context // done when Close begins
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // everything the node has started
 
 	mu     sync.Mutex // guards groups and closed
 	groups map[string]*Group
@@ -82,6 +95,9 @@ func Open(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("raft log: %w", err)
 	}
 	n := &Node{cfg: cfg, log: log, groups: make(map[string]*Group)}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.elections, n.notices, n.terms = newElections(n), newNotices(n), newTermChecks(n)
+	n.detector = newDetector(n, n.elections.look)
 	n.transport, err = transport.Listen(transport.Config{
 		Listen:    cfg.Listen,
 		ClusterID: cfg.ClusterID,
@@ -92,8 +108,20 @@ func Open(cfg Config) (*Node, error) {
 		Logger:    cfg.Logger,
 	})
 	if err != nil {
+		n.cancel()
 		log.Close()
 		return nil, fmt.Errorf("raft listener: %w", err)
+	}
+	for _, run := range []func(){
+		func() { n.detector.run(n.ctx) },
+		func() { n.elections.run(n.ctx) },
+		func() { n.notices.run() },
+	} {
+		n.wg.Add(1)
+		go func() { // ends when Close begins
+			defer n.wg.Done()
+			run()
+		}()
 	}
 	return n, nil
 }
@@ -122,7 +150,9 @@ func (n *Node) Close() error {
 	if open > 0 {
 		return fmt.Errorf("close raft node: %d groups are open", open)
 	}
+	n.cancel()
 	err := n.transport.Close()
+	n.wg.Wait()
 	if lerr := n.log.Close(); err == nil {
 		err = lerr
 	}
@@ -160,23 +190,29 @@ func (n *Node) group(key string) *Group {
 	return n.groups[key]
 }
 
-// Methods of control calls between nodes. The body is the group's key.
-const (
-	methodReadIndex byte = 1 // answers an index, 8 bytes
-	methodIsOpen    byte = 2 // answers the applied index, 8 bytes, once the group is open
-)
-
-func (n *Node) handleCall(ctx context.Context, _ string, method byte, body []byte) ([]byte, error) {
-	g := n.group(string(body))
-	if g == nil {
-		return nil, fmt.Errorf("group %q is not open here", body)
+// openGroups lists the groups that run.
+func (n *Node) openGroups() []*Group {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	open := make([]*Group, 0, len(n.groups))
+	for _, g := range n.groups {
+		if g != nil {
+			open = append(open, g)
+		}
 	}
-	switch method {
-	case methodReadIndex:
-		return g.answerReadIndex(ctx)
-	case methodIsOpen:
-		applied, _ := g.machine.Applied()
-		return binary.BigEndian.AppendUint64(nil, applied), nil
-	}
-	return nil, fmt.Errorf("unknown control method %d: the caller is of another version", method)
+	return open
 }
+
+// send gives a peer a message that may be lost.
+func (n *Node) send(peer string, method byte, body []byte) {
+	n.wg.Add(1)
+	go func() { // ends with the answer or its time limit
+		defer n.wg.Done()
+		ctx, cancel := context.WithTimeout(n.ctx, time.Second)
+		defer cancel()
+		n.transport.Call(ctx, peer, method, body)
+	}()
+}
+
+// Gone lists the server ids of the members that this node does not reach.
+func (n *Node) Gone() []string { return n.detector.goneNodes() }

@@ -15,9 +15,10 @@ const readRoundTimeout = 3 * time.Second
 // readIndex gives linearizable reads on any node (Raft, Ongaro 2014, §6.4): an index such that a state which has applied it contains every write
 // acknowledged before the read began.
 //
-// Reads that arrive while a round is under way wait for the next one and share it: a round must begin after the read did. At the leader a round is a Barrier:
-// an entry of its own term that a majority stored and that was applied here. VerifyLeader would be cheaper and is wrong: it counts
-// answers to heartbeats sent before the read.
+// Reads that arrive while a round is under way wait for the next one and share it: a round must begin after the read did. A round at the leader notes what it
+// has applied and then asks the members whether they are still in its term (see termChecks); it writes nothing. What it has applied is enough: it
+// acknowledges nothing before it has applied it, and what earlier leaders acknowledged was applied before it began to serve. raft's VerifyLeader
+// is no substitute: it counts answers to heartbeats sent before the read.
 type readIndex struct {
 	group *Group
 	ask   func(context.Context) (uint64, error) // carries out one round
@@ -115,7 +116,7 @@ func (g *Group) askLeader(ctx context.Context) (uint64, error) {
 		}
 		var index uint64
 		if view.Role == Serving {
-			index, last = g.barrier()
+			index, last = g.confirmedIndex(ctx)
 		} else {
 			index, last = g.callReadIndex(ctx, view.Leader)
 		}
@@ -132,16 +133,16 @@ func (g *Group) askLeader(ctx context.Context) (uint64, error) {
 	}
 }
 
-// barrier returns the applied index once everything committed before the call is applied here.
-func (g *Group) barrier() (uint64, error) {
-	if !g.enter() {
-		return 0, ErrClosed
-	}
-	defer g.inflight.Done()
-	if err := g.raft.Barrier(applyEnqueue).Error(); err != nil {
-		return 0, err
+// confirmedIndex returns an index that contains everything acknowledged before the call, if this replica leads.
+func (g *Group) confirmedIndex(ctx context.Context) (uint64, error) {
+	view := g.Leadership()
+	if view.Role != Serving {
+		return 0, fmt.Errorf("%w; it follows %q", ErrNotLeader, view.Leader)
 	}
 	index, _ := g.machine.Applied()
+	if err := g.confirm(ctx, view); err != nil {
+		return 0, err
+	}
 	return index, nil
 }
 

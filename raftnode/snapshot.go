@@ -237,10 +237,21 @@ func (k *sink) Cancel() error {
 	return os.Remove(k.file.Name())
 }
 
-// groupMachine is the machine as raft sees it: a restore that succeeded turns the received snapshot into a marker.
+// groupMachine is the machine as raft sees it: a restore that succeeded turns the received snapshot into a marker, and what is applied is noted.
 type groupMachine struct {
 	Machine
 	snapshots *snapshotStore
+	applied   func(last *raft.Log)
+}
+
+func (m *groupMachine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
+
+func (m *groupMachine) ApplyBatch(logs []*raft.Log) []any {
+	results := m.Machine.ApplyBatch(logs)
+	if len(logs) > 0 {
+		m.applied(logs[len(logs)-1])
+	}
+	return results
 }
 
 func (m *groupMachine) Restore(rc io.ReadCloser) error {

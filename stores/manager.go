@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -98,30 +97,7 @@ func (m *Manager) Open(spec Spec) (*Store, error) {
 	if closed {
 		return nil, errors.Join(raftnode.ErrClosed, s.close())
 	}
-	if s.group.Fresh() && s.first() == m.cfg.Node.ServerID() {
-		s.background.Add(1)
-		go s.standFirst() // ends when the replica stood, after firstWait, or when the store closes
-	}
 	return s, nil
-}
-
-// first returns the member that stands for the store's first election, so that a new store need not wait for silence, and so that
-// leaderships of new stores are spread over the members.
-func (s *Store) first() string {
-	members := slices.Sorted(slices.Values(s.spec.Members))
-	return members[s.spec.ID%uint64(len(members))]
-}
-
-// firstWait bounds how long the first member waits for the others; afterwards silence elects somebody.
-const firstWait = 5 * time.Second
-
-func (s *Store) standFirst() {
-	defer s.background.Done()
-	ctx, cancel := context.WithTimeout(context.Background(), firstWait)
-	defer cancel()
-	if err := s.group.StandFirst(ctx); err != nil {
-		s.log.Debug("stand for the first election", "error", err)
-	}
 }
 
 func (m *Manager) announceLocked() {

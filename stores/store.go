@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -39,8 +38,7 @@ type Store struct {
 	now     func() time.Time
 	log     *slog.Logger
 
-	background sync.WaitGroup // standing for the first election
-	flushSlots chan struct{}  // shared by all stores of the node
+	flushSlots chan struct{} // shared by all stores of the node
 }
 
 const (
@@ -127,7 +125,6 @@ func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 // close waits for appends under way, the Raft group and the feed, in this order.
 func (s *Store) close() error {
 	err := s.group.Close()
-	s.background.Wait()
 	s.feed.close()
 	if merr := s.machine.Close(); err == nil {
 		err = merr

@@ -1,0 +1,93 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Methods of control calls and messages between nodes. Texts are a length (uvarint) and so many bytes, numbers are uvarints.
+const (
+	methodReadIndex byte = 1 // call: a group's key; answers an index, 8 bytes
+	methodIsOpen    byte = 2 // call: a group's key; answers the applied index, 8 bytes, once the group is open
+	methodProbe     byte = 3 // call: see encodeProbe; answers the same
+	methodStanding  byte = 4 // call: see standing.go
+	methodTerms     byte = 5 // call: see termcheck.go
+	methodCommits   byte = 6 // message: see notice.go
+)
+
+func (n *Node) handleCall(ctx context.Context, from string, method byte, body []byte) ([]byte, error) {
+	switch method {
+	case methodProbe:
+		return n.detector.answer(from, body)
+	case methodStanding:
+		return n.answerStandings(from, body)
+	case methodTerms:
+		return n.answerTerms(body)
+	case methodCommits:
+		return nil, n.onCommits(from, body)
+	}
+	g := n.group(string(body))
+	if g == nil {
+		return nil, fmt.Errorf("group %q is not open here", body)
+	}
+	switch method {
+	case methodReadIndex:
+		return g.answerReadIndex(ctx)
+	case methodIsOpen:
+		applied, _ := g.machine.Applied()
+		return binary.BigEndian.AppendUint64(nil, applied), nil
+	}
+	return nil, fmt.Errorf("unknown control method %d: the caller is of another version", method)
+}
+
+var errShortMessage = errors.New("control message is cut off or has bytes left over")
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// scanner reads a control message; the first mistake makes everything after it zero.
+type scanner struct {
+	rest []byte
+	bad  bool
+}
+
+func (s *scanner) number() uint64 {
+	v, n := binary.Uvarint(s.rest)
+	if n <= 0 {
+		s.rest, s.bad = nil, true
+		return 0
+	}
+	s.rest = s.rest[n:]
+	return v
+}
+
+func (s *scanner) text() string {
+	n := s.number()
+	if n > uint64(len(s.rest)) {
+		s.rest, s.bad = nil, true
+		return ""
+	}
+	v := string(s.rest[:n])
+	s.rest = s.rest[n:]
+	return v
+}
+
+// count reads how many items follow, each at least one byte long, so that a forged count cannot make us allocate.
+func (s *scanner) count() int {
+	n := s.number()
+	if n > uint64(len(s.rest)) {
+		s.rest, s.bad = nil, true
+		return 0
+	}
+	return int(n)
+}
+
+func (s *scanner) end() error {
+	if s.bad || len(s.rest) > 0 {
+		return errShortMessage
+	}
+	return nil
+}

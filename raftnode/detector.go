@@ -1,0 +1,287 @@
+package raftnode
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// detector tells which nodes can be reached, once for all groups, so that the groups themselves may have long timers and cost nothing while they are
+// idle.
+//
+// It sends a probe to every peer each Timing.Probe and counts a peer as gone after Timing.Silence without an answer, or sooner when its process refuses
+// connections. Probes carry what their sender thinks of the others: one node's silence may be that node's own trouble, so a leader is
+// replaced only when a majority of its group's members agrees that it is gone (see agreed). Only answers to our own probes count as signs of life, so a peer that
+// can send and not receive is gone too.
+type detector struct {
+	node    *Node
+	process uint64 // of this process: a peer that restarts leads nothing any more, however fast it was
+	changed func() // called after every change of a peer's state; must not block
+
+	mu    sync.Mutex // guards peers and what they point to
+	peers map[string]*peerState
+}
+
+type peerState struct {
+	groups   int           // open groups that have it as a member
+	gone     bool          // true until it is heard for the first time
+	heard    time.Time     // when the last answered probe was sent
+	failing  time.Time     // since when its connections fail; zero when they do not
+	process  uint64        // as it last said
+	view     []string      // whom it thinks gone
+	viewed   time.Time     // when it said so
+	probing  int           // probes that are not answered yet
+	returned chan struct{} // closed when gone becomes false; replaced when it becomes true
+}
+
+const (
+	// refusedFor is how long a peer's connections must fail until it is gone: a process that has ended refuses them, and one that restarts its
+	// listener does not for so long.
+	refusedFor = 150 * time.Millisecond
+	maxProbing = 3
+)
+
+func newDetector(n *Node, changed func()) *detector {
+	var b [8]byte
+	rand.Read(b[:])
+	return &detector{node: n, process: binary.BigEndian.Uint64(b[:]) | 1, changed: changed, peers: make(map[string]*peerState)}
+}
+
+// run ends with ctx.
+func (d *detector) run(ctx context.Context) {
+	tick := time.NewTicker(d.node.cfg.Timing.Probe)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			d.round(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// watch begins to probe the members of a group that is opened, unwatch ends it.
+func (d *detector) watch(members []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range members {
+		if id == d.node.ServerID() {
+			continue
+		}
+		p := d.peers[id]
+		if p == nil {
+			p = &peerState{gone: true, returned: make(chan struct{})}
+			d.peers[id] = p
+			d.probeLocked(d.node.ctx, id, p) // do not wait for the next round
+		}
+		p.groups++
+	}
+}
+
+func (d *detector) unwatch(members []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range members {
+		if p := d.peers[id]; p != nil {
+			if p.groups--; p.groups == 0 {
+				delete(d.peers, id)
+			}
+		}
+	}
+}
+
+// round sends a probe to everybody and counts the silent as gone.
+func (d *detector) round(ctx context.Context) {
+	d.mu.Lock()
+	now, changed := time.Now(), false
+	for id, p := range d.peers {
+		silent := now.Sub(p.heard) > d.node.cfg.Timing.Silence
+		refused := !p.failing.IsZero() && now.Sub(p.failing) > refusedFor
+		if !p.gone && (silent || refused) {
+			p.gone, p.returned = true, make(chan struct{})
+			changed = true
+			d.node.cfg.Logger.Debug("peer is gone", "peer", id, "silent", silent, "refused", refused)
+		}
+		if p.probing < maxProbing {
+			d.probeLocked(ctx, id, p)
+		}
+	}
+	d.mu.Unlock()
+	if changed {
+		d.changed()
+	}
+}
+
+func (d *detector) probeLocked(ctx context.Context, id string, p *peerState) {
+	p.probing++
+	body := d.encodeLocked()
+	d.node.wg.Add(1)
+	go func() { // ends with the answer, at the latest after Timing.Silence
+		defer d.node.wg.Done()
+		d.probe(ctx, id, p, body)
+	}()
+}
+
+func (d *detector) probe(ctx context.Context, id string, p *peerState, body []byte) {
+	ctx, cancel := context.WithTimeout(ctx, d.node.cfg.Timing.Silence)
+	defer cancel()
+	sent := time.Now()
+	raw, err := d.node.transport.Call(ctx, id, methodProbe, body)
+	var process uint64
+	var view []string
+	if err == nil {
+		process, view, err = decodeProbe(raw)
+	}
+	d.mu.Lock()
+	p.probing--
+	changed := false
+	switch {
+	case err == nil:
+		p.failing = time.Time{}
+		if sent.After(p.heard) {
+			p.heard = sent
+		}
+		if p.gone {
+			p.gone, changed = false, true
+			close(p.returned)
+		}
+		if p.process != process {
+			p.process, changed = process, true
+		}
+		changed = d.viewedLocked(p, view) || changed
+	case !errors.Is(err, context.DeadlineExceeded) && p.failing.IsZero():
+		p.failing = sent
+	}
+	d.mu.Unlock()
+	if changed {
+		d.changed()
+	}
+}
+
+// answer is the handler of methodProbe.
+func (d *detector) answer(from string, body []byte) ([]byte, error) {
+	_, view, err := decodeProbe(body)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	p := d.peers[from]
+	changed := p != nil && d.viewedLocked(p, view)
+	raw := d.encodeLocked()
+	d.mu.Unlock()
+	if changed {
+		d.changed()
+	}
+	return raw, nil
+}
+
+func (d *detector) viewedLocked(p *peerState, view []string) (changed bool) {
+	changed = !slices.Equal(p.view, view)
+	p.view, p.viewed = view, time.Now()
+	return changed
+}
+
+// A probe and its answer:
+//
+//	process (number) · number of nodes that are gone · each one's server id (text), in order
+func (d *detector) encodeLocked() []byte {
+	b := binary.AppendUvarint(nil, d.process)
+	var gone []string
+	for id, p := range d.peers {
+		if p.gone {
+			gone = append(gone, id)
+		}
+	}
+	slices.Sort(gone)
+	b = binary.AppendUvarint(b, uint64(len(gone)))
+	for _, id := range gone {
+		b = appendText(b, id)
+	}
+	return b
+}
+
+func decodeProbe(raw []byte) (process uint64, gone []string, err error) {
+	s := scanner{rest: raw}
+	process = s.number()
+	for range s.count() {
+		gone = append(gone, s.text())
+	}
+	return process, gone, s.end()
+}
+
+// reachable reports whether the node answers this one.
+func (d *detector) reachable(id string) bool {
+	if id == d.node.ServerID() {
+		return true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.peers[id]
+	return p != nil && !p.gone
+}
+
+// agreed reports whether a majority of the members thinks that the node is gone.
+func (d *detector) agreed(id string, members []string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	count, fresh := 0, time.Now().Add(-d.node.cfg.Timing.Silence)
+	for _, m := range members {
+		switch p := d.peers[m]; {
+		case m == id:
+		case m == d.node.ServerID():
+			if about := d.peers[id]; about != nil && about.gone {
+				count++
+			}
+		case p != nil && p.viewed.After(fresh) && slices.Contains(p.view, id):
+			count++
+		}
+	}
+	return count >= majority(len(members))
+}
+
+// isolated reports whether this node reaches no majority of the members.
+func (d *detector) isolated(members []string) bool {
+	reached := 0
+	for _, id := range members {
+		if d.reachable(id) {
+			reached++
+		}
+	}
+	return reached < majority(len(members))
+}
+
+// processOf returns a number that is another one after the node's process was started anew; 0 while it is not known.
+func (d *detector) processOf(id string) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.peers[id]; p != nil {
+		return p.process
+	}
+	return 0
+}
+
+// awaitReturn returns a channel that is closed once the node is reachable; nil when it is, or when nobody probes it.
+func (d *detector) awaitReturn(id string) <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.peers[id]; p != nil && p.gone {
+		return p.returned
+	}
+	return nil
+}
+
+// goneNodes lists whom this node does not reach, for tests and logs.
+func (d *detector) goneNodes() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	gone := slices.DeleteFunc(slices.Sorted(maps.Keys(d.peers)), func(id string) bool { return !d.peers[id].gone })
+	return gone
+}
+
+func majority(members int) int { return members/2 + 1 }

@@ -1,0 +1,324 @@
+package raftnode
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// elections gives groups that have lost their leader a new one at once, and new groups their first: Raft's own timers are long (Timing.Heartbeat), so
+// that idle groups cost nothing, and are the safety net only.
+//
+// A group is an orphan when this replica knows no leader of it, or one that a majority of the members thinks gone, or one whose process has been started
+// anew. For all orphans together each reachable member is asked once how far its replica is and whether it leads; with answers from a majority, the most
+// up-to-date replica stands at once (TimeoutNow into its own raft; Ongaro 2014, §3.10). All members choose by the same rule, so usually one stands. The choice is only a
+// hint: whether it wins, Raft's votes decide, and a choice made from old answers costs an election at most.
+type elections struct {
+	node *Node
+	poke chan struct{} // something has changed; the value says nothing
+
+	orphans map[*Group]*orphan // run's own
+}
+
+// orphan is what run remembers of a group between two rounds.
+type orphan struct {
+	since   time.Time
+	stood   time.Time // when this replica stood last
+	patient time.Time // until then another replica, the better one, is to stand
+}
+
+const (
+	idleRound     = time.Second            // between rounds when all groups are led
+	orphanRound   = 50 * time.Millisecond  // between rounds while some are not
+	roundGap      = 5 * time.Millisecond   // at least so long between two rounds
+	askStandings  = 500 * time.Millisecond // a member that takes longer is left out
+	standAgain    = time.Second            // when an election has not succeeded
+	betterFirst   = 400 * time.Millisecond // for the better replica to stand, up to twice
+	electionGrace = 150 * time.Millisecond // a leader has gone because another one stands, most likely: for that to succeed
+	maxElections  = 64                     // under way at once, so that a thousand don't storm
+	maxStandings  = 8192                   // groups in one question
+	behindFor     = 500 * time.Millisecond // a follower that misses a commit for so long asks its leader to send again
+)
+
+func newElections(n *Node) *elections {
+	return &elections{node: n, poke: make(chan struct{}, 1), orphans: make(map[*Group]*orphan)}
+}
+
+// look has the groups looked at soon.
+func (e *elections) look() {
+	select {
+	case e.poke <- struct{}{}:
+	default:
+	}
+}
+
+// run ends with ctx.
+func (e *elections) run(ctx context.Context) {
+	timer := time.NewTimer(idleRound)
+	defer timer.Stop()
+	for {
+		select {
+		case <-e.poke:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		e.round(ctx)
+		wait := idleRound
+		if len(e.orphans) > 0 {
+			wait = orphanRound
+		}
+		timer.Reset(wait)
+		gap := time.NewTimer(roundGap)
+		select {
+		case <-gap.C:
+		case <-ctx.Done():
+		}
+		gap.Stop()
+	}
+}
+
+func (e *elections) round(ctx context.Context) {
+	now := time.Now()
+	asking := e.findOrphans(now)
+	if len(asking) == 0 {
+		return
+	}
+	answers := e.node.askStandings(ctx, asking)
+	underWay := 0
+	for _, o := range e.orphans {
+		if now.Sub(o.stood) < standAgain {
+			underWay++
+		}
+	}
+	for _, g := range asking {
+		o := e.orphans[g]
+		if o == nil || now.Sub(o.stood) < standAgain {
+			continue // asked because it is behind, or its election is under way
+		}
+		verdict := choose(g.Members(), g.cfg.ID.Store, g.node.ServerID(), answers[g])
+		if _, id := g.raft.LeaderWithID(); verdict.leader != "" && string(id) == verdict.leader {
+			g.followed.Store(e.node.detector.processOf(verdict.leader)) // it is that process that leads
+			e.look()
+		}
+		stand := verdict.stand == g.node.ServerID()
+		if verdict.stand != "" && !stand {
+			if o.patient.IsZero() {
+				o.patient = now.Add(betterFirst + rand.N(betterFirst))
+			}
+			stand = now.After(o.patient)
+		}
+		if verdict.busy && now.Sub(o.since) < standAgain {
+			continue
+		}
+		if !stand || underWay >= maxElections {
+			continue
+		}
+		underWay++
+		o.stood, o.patient = now, time.Time{}
+		g.log.Debug("stand for election", "orphan_for", now.Sub(o.since), "chosen", verdict.stand)
+		if err := g.stand(); err != nil {
+			g.log.Debug("stand for election", "error", err)
+		}
+	}
+}
+
+// findOrphans lists the groups whose members must be asked, and makes leaders that reach no majority step down.
+func (e *elections) findOrphans(now time.Time) (asking []*Group) {
+	d := e.node.detector
+	open := e.node.openGroups()
+	for _, g := range open {
+		members := g.Members()
+		isolated := d.isolated(members)
+		if view := g.Leadership(); view.Role != Follower {
+			delete(e.orphans, g)
+			if isolated {
+				g.stepDown("isolated")
+			}
+			continue
+		}
+		_, id := g.raft.LeaderWithID()
+		leader := string(id)
+		lost := leader != "" && leader != e.node.ServerID() && (isolated || d.agreed(leader, members) || g.leaderRestarted(leader))
+		g.leadership.loseLeader(lost)
+		if leader != "" && !lost {
+			delete(e.orphans, g)
+			if g.isBehind(now) {
+				asking = append(asking, g)
+			}
+			continue
+		}
+		if e.orphans[g] == nil {
+			e.orphans[g] = &orphan{since: now}
+		}
+		if view := g.Leadership(); leader == "" && view.Changes > 0 && now.Sub(view.Since) < electionGrace {
+			continue
+		}
+		asking = append(asking, g)
+	}
+	if len(e.orphans) > 0 { // forget groups that were closed
+		for g := range e.orphans {
+			if !slices.Contains(open, g) {
+				delete(e.orphans, g)
+			}
+		}
+	}
+	return asking
+}
+
+// standing is what a member says of its replica of a group.
+type standing struct {
+	member    string
+	open      bool
+	leads     bool   // was elected, whether it serves yet or not
+	stands    bool   // is a candidate
+	term      uint64 // the newest it knows
+	lastTerm  uint64 // of its last entry
+	lastIndex uint64
+}
+
+type verdict struct {
+	leader string // a member that says it leads
+	stand  string // or the one that should stand; empty: too few have answered
+	busy   bool   // another one stands already
+}
+
+// choose decides for a group from the answers of its members, this one's own among them: with an answer from a majority, and nobody leading, the
+// replica with the best log stands, and among equals the members take turns by the store's number, so that leaderships spread.
+func choose(members []string, store uint64, self string, answers []standing) verdict {
+	open, newest, leader, busy := 0, uint64(0), standing{}, false
+	for _, a := range answers {
+		if !a.open {
+			continue
+		}
+		open++
+		newest = max(newest, a.term)
+		busy = busy || a.stands && a.member != self
+		if a.leads && a.member != self && a.term >= leader.term {
+			leader = a
+		}
+	}
+	if leader.member != "" && leader.term >= newest {
+		return verdict{leader: leader.member}
+	}
+	if open < majority(len(members)) {
+		return verdict{}
+	}
+	sorted := slices.Sorted(slices.Values(members))
+	rank := func(member string) int {
+		return (slices.Index(sorted, member) + len(sorted) - int(store%uint64(len(sorted)))) % len(sorted)
+	}
+	var best *standing
+	for i := range answers {
+		a := &answers[i]
+		if !a.open || !slices.Contains(members, a.member) {
+			continue
+		}
+		if best == nil || a.lastTerm > best.lastTerm || a.lastTerm == best.lastTerm && (a.lastIndex > best.lastIndex ||
+			a.lastIndex == best.lastIndex && rank(a.member) < rank(best.member)) {
+			best = a
+		}
+	}
+	return verdict{stand: best.member, busy: busy}
+}
+
+// standing returns how far this replica is.
+func (g *Group) standing() standing {
+	view := g.Leadership()
+	s := standing{member: g.node.ServerID(), open: true, leads: view.Role != Follower,
+		stands: g.raft.State() == raft.Candidate, term: g.raft.CurrentTerm(), lastIndex: g.raft.LastIndex()}
+	if s.leads {
+		s.term = view.Term
+	}
+	var last raft.Log
+	if err := g.logs.GetLog(s.lastIndex, &last); err == nil {
+		s.lastTerm = last.Term
+	} else if m := g.snapshots.current(); m != nil && m.Index == s.lastIndex {
+		s.lastTerm = m.Term
+	}
+	return s
+}
+
+// stand sends this replica's own raft the message with which a leader hands over. Standing can only cost an election; who wins is decided as ever.
+func (g *Group) stand() error {
+	if g.raft.State() == raft.Candidate {
+		// A candidate whose election failed waits for Timing.Election and hears of nothing else; as a follower it can stand again.
+		g.stepDown("")
+	}
+	id := g.node.ServerID()
+	req := &raft.TimeoutNowRequest{RPCHeader: g.header()}
+	return g.trans.TimeoutNow(raft.ServerID(id), raft.ServerAddress(id), req, &raft.TimeoutNowResponse{})
+}
+
+// stepDown makes this replica a follower in the next term, by a request for a vote that it must refuse. hashicorp/raft offers no other way, and waits for its
+// lease (Timing.Lease) before it believes that it has lost its majority.
+func (g *Group) stepDown(reason string) {
+	if reason != "" {
+		g.leadership.expect(reason)
+		g.log.Warn("this node steps down as leader", "reason", reason, "term", g.raft.CurrentTerm())
+	}
+	id := g.node.ServerID()
+	req := &raft.RequestVoteRequest{
+		RPCHeader: g.header(), Term: g.raft.CurrentTerm() + 1, Candidate: g.trans.EncodePeer(raft.ServerID(id), raft.ServerAddress(id)), LeadershipTransfer: true,
+	}
+	if err := g.trans.RequestVote(raft.ServerID(id), raft.ServerAddress(id), req, &raft.RequestVoteResponse{}); err != nil {
+		g.log.Debug("step down", "error", err)
+	}
+}
+
+func (g *Group) header() raft.RPCHeader {
+	id := g.node.ServerID()
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: g.trans.EncodePeer(raft.ServerID(id), raft.ServerAddress(id))}
+}
+
+// askStandings asks every reachable member of the groups, each once for all of them, and adds what is known here.
+func (n *Node) askStandings(ctx context.Context, groups []*Group) map[*Group][]standing {
+	ctx, cancel := context.WithTimeout(ctx, askStandings)
+	defer cancel()
+	own := make(map[*Group]standing, len(groups))
+	byPeer := make(map[string][]*Group)
+	all := make(map[*Group][]standing, len(groups))
+	for _, g := range groups {
+		own[g] = g.standing()
+		all[g] = []standing{own[g]}
+		for _, id := range g.Members() {
+			if id != n.ServerID() && n.detector.reachable(id) && len(byPeer[id]) < maxStandings {
+				byPeer[id] = append(byPeer[id], g)
+			}
+		}
+	}
+	var mu sync.Mutex // guards all
+	var wg sync.WaitGroup
+	for peer, asked := range byPeer {
+		wg.Add(1)
+		go func() { // ends with the answer, or with ctx
+			defer wg.Done()
+			question := encodeStandings(asked, own)
+			raw, err := n.transport.Call(ctx, peer, methodStanding, question)
+			if err != nil {
+				return
+			}
+			got, err := decodeStandings(raw)
+			if err != nil || len(got) != len(asked) {
+				n.cfg.Logger.Warn("a peer's answer about its replicas is not understood", "peer", peer, "error", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i, g := range asked {
+				got[i].s.member = peer
+				all[g] = append(all[g], got[i].s)
+			}
+		}()
+	}
+	wg.Wait()
+	for _, list := range all {
+		slices.SortFunc(list, func(a, b standing) int { return strings.Compare(a.member, b.member) })
+	}
+	return all
+}

@@ -1,0 +1,136 @@
+package raftnode
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestChoose(t *testing.T) {
+	members := []string{"a", "b", "c"}
+	for _, row := range []struct {
+		name    string
+		store   uint64
+		answers []standing
+		want    verdict
+	}{
+		{"alone", 0, []standing{{member: "a", open: true}}, verdict{}},
+		{"a closed replica does not count", 0, []standing{{member: "a", open: true}, {member: "b"}}, verdict{}},
+		{"equals: the first", 0, []standing{{member: "a", open: true}, {member: "b", open: true}}, verdict{stand: "a"}},
+		{"equals: by the store's number", 1, []standing{{member: "a", open: true}, {member: "b", open: true}, {member: "c", open: true}}, verdict{stand: "b"}},
+		{"equals: the next one in turn", 2, []standing{{member: "a", open: true}, {member: "b", open: true}}, verdict{stand: "a"}},
+		{"the longer log", 0, []standing{{member: "a", open: true, lastTerm: 2, lastIndex: 7}, {member: "b", open: true, lastTerm: 2, lastIndex: 8}}, verdict{stand: "b"}},
+		{"the newer log, though shorter", 0, []standing{{member: "a", open: true, lastTerm: 3, lastIndex: 7}, {member: "b", open: true, lastTerm: 2, lastIndex: 8}}, verdict{stand: "a"}},
+		{"somebody leads", 0, []standing{{member: "a", open: true, term: 3}, {member: "b", open: true, term: 3, leads: true}}, verdict{leader: "b"}},
+		{"somebody leads, and no majority is needed to see it", 0, []standing{{member: "b", open: true, term: 3, leads: true}}, verdict{leader: "b"}},
+		{"it led in an older term", 0, []standing{{member: "a", open: true, term: 4}, {member: "b", open: true, term: 3, leads: true}}, verdict{stand: "a"}},
+		{"this one leads, says it: it does not", 0, []standing{{member: "a", open: true, term: 3, leads: true}, {member: "b", open: true}}, verdict{stand: "a"}},
+		{"another one stands", 0, []standing{{member: "a", open: true}, {member: "b", open: true, stands: true}}, verdict{stand: "a", busy: true}},
+		{"a stranger's log does not matter", 0, []standing{{member: "a", open: true}, {member: "b", open: true}, {member: "x", open: true, lastTerm: 9}}, verdict{stand: "a"}},
+	} {
+		if got := choose(members, row.store, "a", row.answers); got != row.want {
+			t.Errorf("%s: got %+v, want %+v", row.name, got, row.want)
+		}
+	}
+}
+
+// One that gets no answers thinks everybody gone; a leader is replaced only when a majority thinks so, by fresh views.
+func TestAgreement(t *testing.T) {
+	members := []string{"a", "b", "c", "d", "e"}
+	now := time.Now()
+	for _, row := range []struct {
+		name     string
+		gone     []string            // for a, which judges
+		views    map[string][]string // what others said a moment ago
+		stale    []string            // whose view is old
+		agreed   bool
+		isolated bool
+	}{
+		{name: "all is well"},
+		{name: "one opinion", gone: []string{"e"}},
+		{name: "two of five", gone: []string{"e"}, views: map[string][]string{"b": {"e"}}},
+		{name: "three of five", gone: []string{"e"}, views: map[string][]string{"b": {"e"}, "c": {"d", "e"}}, agreed: true},
+		{name: "three, one of them long ago", gone: []string{"e"}, views: map[string][]string{"b": {"e"}, "c": {"e"}}, stale: []string{"c"}},
+		{name: "without one's own", views: map[string][]string{"b": {"e"}, "c": {"e"}, "d": {"e"}}, agreed: true},
+		{name: "the judged one has no say", gone: []string{"e"}, views: map[string][]string{"b": {"e"}, "e": {"e"}}},
+		{name: "cut off", gone: []string{"c", "d", "e"}, isolated: true},
+	} {
+		d := &detector{node: &Node{cfg: Config{Identity: &Identity{Name: "a"}, Timing: testTiming}}, peers: map[string]*peerState{}}
+		self := d.node.ServerID()
+		list := append([]string{self}, members[1:]...)
+		for _, id := range members[1:] {
+			p := &peerState{gone: slices.Contains(row.gone, id), view: row.views[id], viewed: now}
+			if slices.Contains(row.stale, id) {
+				p.viewed = now.Add(-time.Minute)
+			}
+			d.peers[id] = p
+		}
+		if got := d.agreed("e", list); got != row.agreed {
+			t.Errorf("%s: agreed is %v", row.name, got)
+		}
+		if got := d.isolated(list); got != row.isolated {
+			t.Errorf("%s: isolated is %v", row.name, got)
+		}
+	}
+}
+
+// A follower that misses what was committed while it was cut off gets it without a new write, and a linearizable read there sees it.
+func TestAFollowerThatMissedEntriesIsSentThem(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.leader(t)
+	leader.mustWrite("before")
+	away := c.followers(leader)[0]
+	c.isolate(away, true)
+	index := leader.mustWrite("missed")
+	c.isolate(away, false)
+	if err := away.machine.WaitApplied(testContext(t), index); err != nil {
+		t.Fatal(err)
+	}
+	if view := leader.group.Leadership(); view.Role != Serving {
+		t.Errorf("its return cost the leader its leadership: %+v", view)
+	}
+}
+
+// A leader whose process was started anew so fast that nobody missed it leads nothing, and the others see that.
+func TestALeaderThatRestartsAtOnceIsReplaced(t *testing.T) {
+	c := newCluster(t, 3)
+	for _, m := range c.members {
+		m.timing.Silence = time.Hour // nobody misses it
+	}
+	c.start()
+	leader := c.leader(t)
+	leader.mustWrite("a")
+	leader.stop()
+	leader.start()
+	c.leader(t).mustWrite("b")
+}
+
+// Followers apply what is acknowledged soon after, though raft's own word of it would take an hour.
+func TestCommitNotices(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.leader(t)
+	for range 20 {
+		index := leader.mustWrite("x")
+		for _, f := range c.followers(leader) {
+			if err := f.machine.WaitApplied(testContext(t), index); err != nil {
+				t.Fatalf("%s does not hear of entry %d: %v", f.name, index, err)
+			}
+		}
+	}
+}
+
+func FuzzControlMessages(f *testing.F) {
+	f.Add([]byte{0})
+	f.Add(appendStanding([]byte{1}, "7-1", standing{open: true, leads: true, term: 5, lastTerm: 4, lastIndex: 300}))
+	f.Add(encodeCommits([]commit{{key: "7-1", term: 5, index: 300, entryTerm: 5}, {key: "8-2"}}))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if list, err := decodeCommits(raw); err == nil {
+			again, err := decodeCommits(encodeCommits(list))
+			if err != nil || !slices.Equal(again, list) {
+				t.Errorf("%v: %+v, %+v", err, list, again)
+			}
+		}
+		decodeStandings(raw)
+		decodeProbe(raw)
+	})
+}

@@ -1,0 +1,242 @@
+package raftnode
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// notices tells followers what is committed. hashicorp/raft tells them with the next entry, or after Timing.Commit, which is long; until then followers could not
+// apply what is acknowledged, and reads there would be old. A leader that has applied entries puts its group on a list, and every few milliseconds each
+// peer gets one small message for all groups on it.
+//
+// A follower hands the notice to its own raft as what it is: an AppendEntries of the leader without entries, whose previous entry is the committed one. Raft checks
+// that it has that very entry before it believes the commit index.
+type notices struct {
+	node *Node
+	wake chan struct{}
+
+	mu    sync.Mutex                 // guards what follows
+	dirty map[string]map[*Group]bool // by peer
+}
+
+// commit is what a leader says: in its term, the entry at index is committed, and is of entryTerm.
+type commit struct {
+	key                    string
+	term, index, entryTerm uint64
+}
+
+// noticeWindow gathers commits of many groups into one message. Followers are at most about so much behind when nothing else is sent.
+const noticeWindow = 4 * time.Millisecond
+
+func newNotices(n *Node) *notices {
+	return &notices{node: n, wake: make(chan struct{}, 1), dirty: make(map[string]map[*Group]bool)}
+}
+
+// committed puts a group that this node leads on the list.
+func (s *notices) committed(g *Group) {
+	s.add(g, g.Members()...)
+}
+
+// remind puts the group on one peer's list.
+func (s *notices) remind(g *Group, peer string) { s.add(g, peer) }
+
+func (s *notices) add(g *Group, peers ...string) {
+	s.mu.Lock()
+	for _, id := range peers {
+		if id == s.node.ServerID() {
+			continue
+		}
+		if s.dirty[id] == nil {
+			s.dirty[id] = make(map[*Group]bool)
+		}
+		s.dirty[id][g] = true
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run ends when the node closes.
+func (s *notices) run() {
+	ctx := s.node.ctx
+	timer := time.NewTimer(noticeWindow)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return
+		}
+		timer.Reset(noticeWindow)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		dirty := s.dirty
+		s.dirty = make(map[string]map[*Group]bool)
+		s.mu.Unlock()
+		for peer, groups := range dirty {
+			s.send(peer, groups)
+		}
+	}
+}
+
+func (s *notices) send(peer string, groups map[*Group]bool) {
+	var list []commit
+	for g := range groups {
+		if c, ok := g.lastCommit(); ok {
+			list = append(list, c)
+		}
+	}
+	if len(list) > 0 {
+		s.node.send(peer, methodCommits, encodeCommits(list))
+	}
+}
+
+// The message: number of groups · for each: key (text) · term · index · term of that entry (numbers).
+func encodeCommits(list []commit) []byte {
+	b := binary.AppendUvarint(nil, uint64(len(list)))
+	for _, c := range list {
+		b = appendText(b, c.key)
+		b = binary.AppendUvarint(b, c.term)
+		b = binary.AppendUvarint(b, c.index)
+		b = binary.AppendUvarint(b, c.entryTerm)
+	}
+	return b
+}
+
+func decodeCommits(raw []byte) ([]commit, error) {
+	s := scanner{rest: raw}
+	n := s.count()
+	list := make([]commit, 0, n)
+	for range n {
+		list = append(list, commit{key: s.text(), term: s.number(), index: s.number(), entryTerm: s.number()})
+	}
+	return list, s.end()
+}
+
+// onCommits takes a leader's message.
+func (n *Node) onCommits(from string, body []byte) error {
+	list, err := decodeCommits(body)
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		if g := n.group(c.key); g != nil {
+			g.onCommit(from, c)
+		}
+	}
+	return nil
+}
+
+// lastCommit returns what this replica can say as leader: the newest entry of its own term that it knows to be committed. What it says stays true when it leads no
+// longer: it was the leader of that term, and the entry was committed.
+func (g *Group) lastCommit() (commit, bool) {
+	view := g.Leadership()
+	if view.Role != Serving {
+		return commit{}, false
+	}
+	g.commits.Lock()
+	defer g.commits.Unlock()
+	c := commit{key: g.key, term: view.Term, entryTerm: view.Term}
+	switch view.Term {
+	case g.appliedTerm:
+		c.index = g.appliedIndex
+	case g.barrierTerm:
+		c.index = g.barrierIndex
+	default:
+		return commit{}, false
+	}
+	return c, true
+}
+
+// serves notes the barrier with which this replica began to serve, and tells followers: it commits what earlier leaders left.
+func (g *Group) serves(term, barrier uint64) {
+	g.commits.Lock()
+	g.barrierTerm, g.barrierIndex = term, barrier
+	g.commits.Unlock()
+	g.node.notices.committed(g)
+}
+
+// applied is called by raft's goroutine after entries were applied.
+func (g *Group) applied(last *raft.Log) {
+	g.commits.Lock()
+	g.appliedIndex, g.appliedTerm = last.Index, last.Term
+	g.commits.Unlock()
+	if view := g.Leadership(); view.Role == Serving && view.Term == last.Term {
+		g.node.notices.committed(g)
+	}
+}
+
+// onCommit hands the newest notice to raft, one at a time: raft may be busy with its disk.
+func (g *Group) onCommit(from string, c commit) {
+	g.commits.Lock()
+	defer g.commits.Unlock()
+	if c.index > 0 && c.index <= g.appliedIndex && g.Leadership().Leader == from {
+		return // it is known
+	}
+	if n := g.noticed; n.from != "" && (n.c.term > c.term || n.c.term == c.term && n.c.index > c.index) {
+		return
+	}
+	g.noticed = notice{from: from, c: c}
+	if g.injecting || !g.enter() {
+		return
+	}
+	g.injecting = true
+	go g.inject() // ends when no notice is left
+}
+
+type notice struct {
+	from string // the leader's server id
+	c    commit
+}
+
+func (g *Group) inject() {
+	defer g.inflight.Done()
+	id := raft.ServerID(g.node.ServerID())
+	for {
+		g.commits.Lock()
+		n := g.noticed
+		g.noticed = notice{}
+		if n.from == "" {
+			g.injecting = false
+			g.commits.Unlock()
+			return
+		}
+		g.commits.Unlock()
+		req := &raft.AppendEntriesRequest{
+			RPCHeader: raft.RPCHeader{
+				ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.from), Addr: g.trans.EncodePeer(raft.ServerID(n.from), raft.ServerAddress(n.from)),
+			},
+			Term: n.c.term, PrevLogEntry: n.c.index, PrevLogTerm: n.c.entryTerm, LeaderCommitIndex: n.c.index,
+		}
+		var res raft.AppendEntriesResponse
+		err := g.trans.AppendEntries(id, raft.ServerAddress(id), req, &res)
+		g.commits.Lock()
+		if err == nil && !res.Success && res.Term == n.c.term && n.c.index > g.missing {
+			// The entry may still be on its way. If it is not here in a while, the leader is asked to send it (see elections.findOrphans).
+			if g.missing == 0 || res.LastLog >= g.missing {
+				g.missingSince = time.Now()
+			}
+			g.missing = n.c.index
+		}
+		g.commits.Unlock()
+	}
+}
+
+// isBehind reports whether an entry that the leader has committed has been missing here for a while.
+func (g *Group) isBehind(now time.Time) bool {
+	g.commits.Lock()
+	defer g.commits.Unlock()
+	if g.missing != 0 && g.raft.LastIndex() >= g.missing {
+		g.missing = 0
+	}
+	return g.missing != 0 && now.Sub(g.missingSince) > behindFor
+}
