@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/quorate/quorate/raftnode/transport"
 	"github.com/quorate/quorate/raftnode/wal"
 )
 
@@ -45,7 +46,7 @@ type Group struct {
 	cfg     GroupConfig
 	key     string
 	raft    *raft.Raft
-	trans   *raft.NetworkTransport
+	trans   *transport.Group
 	fresh   bool // bootstrapped by this open
 	store   wal.Store
 	machine Machine
