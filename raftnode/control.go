@@ -25,8 +25,6 @@ func (n *Node) handleCall(ctx context.Context, from string, method byte, body []
 		return n.answerStandings(from, body)
 	case methodTerms:
 		return n.answerTerms(body)
-	case methodCommits:
-		return nil, n.onCommits(from, body)
 	}
 	g := n.group(string(body))
 	if g == nil {
@@ -40,6 +38,17 @@ func (n *Node) handleCall(ctx context.Context, from string, method byte, body []
 		return binary.BigEndian.AppendUint64(nil, applied), nil
 	}
 	return nil, fmt.Errorf("unknown control method %d: the caller is of another version", method)
+}
+
+// handleMessage takes what a peer sends without waiting for an answer.
+func (n *Node) handleMessage(from string, method byte, body []byte) {
+	if method != methodCommits {
+		n.cfg.Logger.Warn("unknown message from a peer: it is of another version", "peer", from, "method", method)
+		return
+	}
+	if err := n.onCommits(from, body); err != nil {
+		n.cfg.Logger.Warn("a message of a peer is not understood", "peer", from, "error", err)
+	}
 }
 
 var errShortMessage = errors.New("control message is cut off or has bytes left over")

@@ -28,15 +28,15 @@ type detector struct {
 }
 
 type peerState struct {
-	groups   int           // open groups that have it as a member
-	gone     bool          // true until it is heard for the first time
-	heard    time.Time     // when the last answered probe was sent
-	failing  time.Time     // since when its connections fail; zero when they do not
-	process  uint64        // as it last said
-	view     []string      // whom it thinks gone
-	viewed   time.Time     // when it said so
-	probing  int           // probes that are not answered yet
-	returned chan struct{} // closed when gone becomes false; replaced when it becomes true
+	groups   int       // open groups that have it as a member
+	gone     bool      // true until it is heard for the first time
+	heard    time.Time // when the last answered probe was sent
+	failing  time.Time // since when its connections fail; zero when they do not
+	troubled bool      // a probe was not answered; messages may have been lost as well
+	process  uint64    // as it last said
+	view     []string  // whom it thinks gone
+	viewed   time.Time // when it said so
+	probing  int       // probes that are not answered yet
 }
 
 const (
@@ -76,7 +76,7 @@ func (d *detector) watch(members []string) {
 		}
 		p := d.peers[id]
 		if p == nil {
-			p = &peerState{gone: true, returned: make(chan struct{})}
+			p = &peerState{gone: true}
 			d.peers[id] = p
 			d.probeLocked(d.node.ctx, id, p) // do not wait for the next round
 		}
@@ -104,8 +104,7 @@ func (d *detector) round(ctx context.Context) {
 		silent := now.Sub(p.heard) > d.node.cfg.Timing.Silence
 		refused := !p.failing.IsZero() && now.Sub(p.failing) > refusedFor
 		if !p.gone && (silent || refused) {
-			p.gone, p.returned = true, make(chan struct{})
-			changed = true
+			p.gone, changed = true, true
 			d.node.cfg.Logger.Debug("peer is gone", "peer", id, "silent", silent, "refused", refused)
 		}
 		if p.probing < maxProbing {
@@ -140,27 +139,33 @@ func (d *detector) probe(ctx context.Context, id string, p *peerState, body []by
 	}
 	d.mu.Lock()
 	p.probing--
-	changed := false
+	changed, healed := false, false
 	switch {
 	case err == nil:
 		p.failing = time.Time{}
+		healed, p.troubled = p.troubled, false
 		if sent.After(p.heard) {
 			p.heard = sent
 		}
 		if p.gone {
 			p.gone, changed = false, true
-			close(p.returned)
 		}
 		if p.process != process {
 			p.process, changed = process, true
 		}
 		changed = d.viewedLocked(p, view) || changed
-	case !errors.Is(err, context.DeadlineExceeded) && p.failing.IsZero():
-		p.failing = sent
+	default:
+		p.troubled = true
+		if !errors.Is(err, context.DeadlineExceeded) && p.failing.IsZero() {
+			p.failing = sent
+		}
 	}
 	d.mu.Unlock()
 	if changed {
 		d.changed()
+	}
+	if healed {
+		d.node.notices.remindAll(id)
 	}
 }
 
@@ -264,16 +269,6 @@ func (d *detector) processOf(id string) uint64 {
 		return p.process
 	}
 	return 0
-}
-
-// awaitReturn returns a channel that is closed once the node is reachable; nil when it is, or when nobody probes it.
-func (d *detector) awaitReturn(id string) <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if p := d.peers[id]; p != nil && p.gone {
-		return p.returned
-	}
-	return nil
 }
 
 // goneNodes lists whom this node does not reach, for tests and logs.

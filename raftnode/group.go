@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/quorate/quorate/raftnode/transport"
 	"github.com/quorate/quorate/raftnode/wal"
 )
 
@@ -46,7 +47,7 @@ type Group struct {
 	cfg     GroupConfig
 	key     string
 	raft    *raft.Raft
-	trans   *raft.NetworkTransport
+	trans   *transport.Group
 	store   wal.Store
 	logs    raft.LogStore // store behind a cache
 	machine Machine

@@ -104,6 +104,7 @@ func Open(cfg Config) (*Node, error) {
 		LocalID:   cfg.Identity.ServerID(),
 		Resolve:   cfg.Resolve,
 		Handler:   n.handleCall,
+		OnMessage: n.handleMessage,
 		TLS:       cfg.TLS,
 		Logger:    cfg.Logger,
 	})
@@ -205,13 +206,9 @@ func (n *Node) openGroups() []*Group {
 
 // send gives a peer a message that may be lost.
 func (n *Node) send(peer string, method byte, body []byte) {
-	n.wg.Add(1)
-	go func() { // ends with the answer or its time limit
-		defer n.wg.Done()
-		ctx, cancel := context.WithTimeout(n.ctx, time.Second)
-		defer cancel()
-		n.transport.Call(ctx, peer, method, body)
-	}()
+	if err := n.transport.Send(peer, method, body); err != nil {
+		n.cfg.Logger.Debug("a message to a peer is lost", "error", err)
+	}
 }
 
 // Gone lists the server ids of the members that this node does not reach.

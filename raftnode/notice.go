@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +43,15 @@ func (s *notices) committed(g *Group) {
 
 // remind puts the group on one peer's list.
 func (s *notices) remind(g *Group, peer string) { s.add(g, peer) }
+
+// remindAll puts every group that this node leads and the peer is a member of on the peer's list: messages to it may have been lost.
+func (s *notices) remindAll(peer string) {
+	for _, g := range s.node.openGroups() {
+		if g.Leadership().Role == Serving && slices.Contains(g.Members(), peer) {
+			s.remind(g, peer)
+		}
+	}
+}
 
 func (s *notices) add(g *Group, peers ...string) {
 	s.mu.Lock()
@@ -198,37 +208,70 @@ type notice struct {
 	c    commit
 }
 
+// A notice often overtakes the entry, which goes over another connection and is written to the disk. It is tried again until it is believed, the leader is
+// another one, or the pauses have reached lastRetry; from then on the leader is asked to send the entry (see elections.findOrphans), and says again what is committed.
+const (
+	firstRetry = time.Millisecond
+	lastRetry  = 256 * time.Millisecond
+)
+
 func (g *Group) inject() {
 	defer g.inflight.Done()
-	id := raft.ServerID(g.node.ServerID())
+	pause := firstRetry
 	for {
 		g.commits.Lock()
 		n := g.noticed
-		g.noticed = notice{}
-		if n.from == "" {
-			g.injecting = false
+		g.commits.Unlock()
+		done := g.tell(n)
+		g.commits.Lock()
+		switch newer := g.noticed != n; {
+		case newer:
+			pause = firstRetry
+		case done || pause > lastRetry:
+			g.noticed, g.injecting = notice{}, false
 			g.commits.Unlock()
 			return
 		}
 		g.commits.Unlock()
-		req := &raft.AppendEntriesRequest{
-			RPCHeader: raft.RPCHeader{
-				ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.from), Addr: g.trans.EncodePeer(raft.ServerID(n.from), raft.ServerAddress(n.from)),
-			},
-			Term: n.c.term, PrevLogEntry: n.c.index, PrevLogTerm: n.c.entryTerm, LeaderCommitIndex: n.c.index,
+		if done {
+			continue
 		}
-		var res raft.AppendEntriesResponse
-		err := g.trans.AppendEntries(id, raft.ServerAddress(id), req, &res)
-		g.commits.Lock()
-		if err == nil && !res.Success && res.Term == n.c.term && n.c.index > g.missing {
-			// The entry may still be on its way. If it is not here in a while, the leader is asked to send it (see elections.findOrphans).
-			if g.missing == 0 || res.LastLog >= g.missing {
-				g.missingSince = time.Now()
-			}
-			g.missing = n.c.index
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-g.ctx.Done():
 		}
-		g.commits.Unlock()
+		timer.Stop()
+		if g.ctx.Err() != nil {
+			return
+		}
+		pause *= 2
 	}
+}
+
+// tell hands a notice to raft. done is false when the entry is not here yet.
+func (g *Group) tell(n notice) (done bool) {
+	id := raft.ServerID(g.node.ServerID())
+	req := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{
+			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.from), Addr: g.trans.EncodePeer(raft.ServerID(n.from), raft.ServerAddress(n.from)),
+		},
+		Term: n.c.term, PrevLogEntry: n.c.index, PrevLogTerm: n.c.entryTerm, LeaderCommitIndex: n.c.index,
+	}
+	var res raft.AppendEntriesResponse
+	err := g.trans.AppendEntries(id, raft.ServerAddress(id), req, &res)
+	if err != nil || res.Success || res.Term != n.c.term {
+		return true
+	}
+	g.commits.Lock()
+	defer g.commits.Unlock()
+	if n.c.index > g.missing {
+		if g.missing == 0 || res.LastLog >= g.missing {
+			g.missingSince = time.Now()
+		}
+		g.missing = n.c.index
+	}
+	return false
 }
 
 // isBehind reports whether an entry that the leader has committed has been missing here for a while.

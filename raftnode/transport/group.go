@@ -1,140 +1,311 @@
 package transport
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
-	"net"
+	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
-// maxPool is how many idle connections a group keeps to each peer: one for heartbeats, one for what is not pipelined. After a peer lost its power
-// each idle connection costs one IOTimeout before a new one is opened.
-const maxPool = 2
+const (
+	inboxItems = 512      // requests of one group that wait for raft, of each sort
+	inboxBytes = 64 << 20 // of those; a single one may be larger
+	splitBytes = 8 << 20  // of entries in one message; more go as several requests
+)
 
-// Group returns raft's transport for the group. The address of a server is its id. Closing it, which raft does when it shuts down, closes the
-// group's connections and gives the key free.
-func (t *Transport) Group(key string) (*raft.NetworkTransport, error) {
-	l := &layer{transport: t, key: key, accepted: make(chan net.Conn), done: make(chan struct{}), conns: make(map[net.Conn]bool)}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return nil, ErrClosed
-	}
-	if t.groups[key] != nil {
-		return nil, fmt.Errorf("group %s is open already", key)
-	}
-	t.groups[key] = l
-	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: l, MaxPool: maxPool, Timeout: t.cfg.IOTimeout, Logger: hclog.NewNullLogger(),
-	}), nil
-}
-
-// layer is a group's share of the listener, as raft's network transport wants it.
-type layer struct {
+// Group is raft's transport for one group. The address of a server is its id.
+//
+// What comes for the group waits in three inboxes, so that neither a vote nor a heartbeat waits behind entries, and each is fed to raft one
+// at a time, in order. Heartbeats go to raft's own fast path and do not wait for its main loop.
+type Group struct {
 	transport *Transport
 	key       string
-	accepted  chan net.Conn
-	done      chan struct{} // closed with the layer
+	consumer  chan raft.RPC
+	heartbeat atomic.Pointer[func(raft.RPC)]
+	beats     *inbox[request]
+	votes     *inbox[request]
+	log       *inbox[request]
+	done      chan struct{}  // closed by Close
+	wg        sync.WaitGroup // the inboxes' workers and the pipelines
 
-	mu     sync.Mutex // guards what follows
-	conns  map[net.Conn]bool
+	mu     sync.Mutex // guards closed
 	closed bool
 }
 
-var _ raft.StreamLayer = (*layer)(nil)
+var (
+	_ raft.Transport   = (*Group)(nil)
+	_ raft.WithClose   = (*Group)(nil)
+	_ raft.WithPreVote = (*Group)(nil)
+)
 
-// deliver gives an accepted connection to the group; false when it is closed.
-func (l *layer) deliver(c *groupConn) bool {
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		return false
+func newGroup(t *Transport, key string) *Group {
+	g := &Group{transport: t, key: key, consumer: make(chan raft.RPC), done: make(chan struct{})}
+	box := func(fast bool) *inbox[request] {
+		answer := make(chan raft.RPCResponse, 1)
+		return &inbox[request]{
+			workers: 1, maxItems: inboxItems, maxBytes: inboxBytes, all: &t.inbound, wg: &g.wg,
+			handle: func(r request) { g.serve(r, answer, fast) },
+		}
 	}
-	untrack := c.done
-	c.done = func() {
-		l.mu.Lock()
-		delete(l.conns, c)
-		l.mu.Unlock()
-		untrack()
+	g.beats, g.votes, g.log = box(true), box(false), box(false)
+	return g
+}
+
+// Consumer returns the channel on which raft gets its peers' requests.
+func (g *Group) Consumer() <-chan raft.RPC { return g.consumer }
+
+// LocalAddr returns this server's address: its id.
+func (g *Group) LocalAddr() raft.ServerAddress { return raft.ServerAddress(g.transport.cfg.LocalID) }
+
+// EncodePeer returns the server's address as bytes.
+func (g *Group) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte { return []byte(addr) }
+
+// DecodePeer returns what EncodePeer was given.
+func (g *Group) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
+
+// SetHeartbeatHandler sets raft's fast path for heartbeats.
+func (g *Group) SetHeartbeatHandler(f func(raft.RPC)) {
+	if f == nil {
+		g.heartbeat.Store(nil)
+		return
 	}
-	l.conns[c] = true // Close may close it from here on
-	l.mu.Unlock()
+	g.heartbeat.Store(&f)
+}
+
+// isHeartbeat knows a request that only says that the leader is there.
+func isHeartbeat(m *raft.AppendEntriesRequest) bool {
+	return m.Term != 0 && len(m.Entries) == 0 && m.PrevLogEntry == 0 && m.PrevLogTerm == 0 && m.LeaderCommitIndex == 0
+}
+
+// take queues a peer's request for raft; false: there is no room.
+func (g *Group) take(r request, size int) bool {
+	box := g.votes
+	if m, ok := r.cmd.(*raft.AppendEntriesRequest); ok {
+		if box = g.log; isHeartbeat(m) {
+			box = g.beats
+		}
+	}
+	return box.offer(r, size)
+}
+
+// serve has raft answer a request. answer is the inbox's own and empty.
+func (g *Group) serve(r request, answer chan raft.RPCResponse, fast bool) {
+	if time.Since(r.at) > g.transport.cfg.IOTimeout { // the one who asked has given up
+		r.reply(nil, ErrTimeout)
+		return
+	}
+	rpc := raft.RPC{Command: r.cmd, RespChan: answer}
+	if handler := g.heartbeat.Load(); fast && handler != nil {
+		(*handler)(rpc)
+	} else {
+		select {
+		case g.consumer <- rpc:
+		case <-g.done:
+			r.reply(nil, ErrClosed)
+			return
+		}
+	}
 	select {
-	case l.accepted <- c:
-		return true
-	case <-l.done:
-		return false
+	case a := <-answer:
+		r.reply(a.Response, a.Error)
+	case <-g.done: // raft that shuts down answers nobody
+		r.reply(nil, ErrClosed)
 	}
 }
 
-// Accept returns the next connection that another member opened for the group.
-func (l *layer) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.accepted:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
+// AppendEntries sends a heartbeat over the control connection, anything else over the log connection. Entries of more than 8 MiB go as several
+// requests one after the other.
+func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if isHeartbeat(req) {
+		return g.ask(string(to), kindControl, g.key, req, resp)
+	}
+	for part, rest := split(req); ; part, rest = split(rest) {
+		if err := g.ask(string(to), kindLog, g.key, part, resp); err != nil || rest == nil || !resp.Success {
+			return err
+		}
 	}
 }
 
-// Dial connects to the member whose address is its server id.
-func (l *layer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	conn, r, err := l.transport.dial(l.transport.ctx, string(address), kindGroup, l.key)
+// split cuts a request whose entries are too many bytes; rest is nil when nothing remains. The rest is the request a leader sends to a follower that
+// has the part's entries, so a follower that accepts it has all of them (Raft §5.3, log matching).
+func split(req *raft.AppendEntriesRequest) (part, rest *raft.AppendEntriesRequest) {
+	size := 0
+	for i, e := range req.Entries {
+		if size += entryBytes(e); size <= splitBytes || i == 0 {
+			continue
+		}
+		first, second := *req, *req
+		first.Entries, second.Entries = req.Entries[:i:i], req.Entries[i:]
+		second.PrevLogEntry, second.PrevLogTerm = req.Entries[i-1].Index, req.Entries[i-1].Term
+		return &first, &second
+	}
+	return req, nil
+}
+
+// RequestVote asks for a vote.
+func (g *Group) RequestVote(_ raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return g.ask(string(to), kindControl, urgentLane, req, resp)
+}
+
+// RequestPreVote asks whether there would be a vote.
+func (g *Group) RequestPreVote(_ raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return g.ask(string(to), kindControl, urgentLane, req, resp)
+}
+
+// TimeoutNow tells the server, which may be this one, to stand for election at once.
+func (g *Group) TimeoutNow(_ raft.ServerID, to raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return g.ask(string(to), kindControl, urgentLane, req, resp)
+}
+
+// ask asks the group at the server and waits for the answer, at most an IOTimeout once there is a connection. resp is changed only without an error.
+func (g *Group) ask(to string, kind byte, lane string, req, resp any) error {
+	if to == g.transport.cfg.LocalID {
+		return g.askSelf(req, resp)
+	}
+	c, err := g.transport.link(to, kind).get(g.done)
 	if err != nil {
-		return nil, err
+		return g.wrap(to, err)
 	}
-	return &groupConn{Conn: conn, r: r, done: func() { conn.Close() }}, nil
+	m, size, err := g.question(req)
+	if err != nil {
+		return g.wrap(to, err)
+	}
+	e := exchanges.Get().(*exchange)
+	e.resp, e.err, e.deadline = resp, nil, g.deadline(size)
+	id, err := c.ask(e, lane, m)
+	if err == nil {
+		select {
+		case <-e.done:
+			err = e.err
+		case <-g.done:
+			if err = ErrClosed; !c.forget(id) {
+				<-e.done
+			}
+		}
+	}
+	e.resp = nil
+	exchanges.Put(e)
+	if err != nil {
+		return g.wrap(to, err)
+	}
+	return nil
 }
 
-// Addr returns this server's address: its id.
-func (l *layer) Addr() net.Addr { return serverAddr(l.transport.cfg.LocalID) }
+func (g *Group) wrap(to string, err error) error {
+	if errors.Is(err, errStopped) {
+		err = ErrClosed
+	}
+	return fmt.Errorf("group %s at %s: %w", g.key, to, err)
+}
 
-// Close closes the group's accepted connections; raft closes those it dialled.
-func (l *layer) Close() error {
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
+// question encodes a request. size is the message's length in bytes.
+func (g *Group) question(req any) (m *message, size int, err error) {
+	m = newMessage(frameQuestion)
+	if append, ok := req.(*raft.AppendEntriesRequest); ok {
+		for _, e := range append.Entries {
+			size += entryBytes(e)
+		}
+		if size > pieceBytes/4 && cap(m.payload) < size {
+			m.payload = make([]byte, 0, size+1024)
+		}
+	}
+	if m.payload, err = appendQuestion(m.payload, g.transport.cfg.LocalID, g.key, req); err != nil {
+		return nil, 0, err
+	}
+	if size = len(m.payload); size > maxMessage {
+		return nil, 0, fmt.Errorf("a message of %d bytes, at most %d are allowed", size, maxMessage)
+	}
+	return m, size, nil
+}
+
+// deadline is when an exchange of so many bytes must be over.
+func (g *Group) deadline(size int) time.Time {
+	return time.Now().Add(g.transport.cfg.IOTimeout * time.Duration(1+size/splitBytes))
+}
+
+// askSelf gives raft a request of this server's own.
+func (g *Group) askSelf(req, resp any) error {
+	to := g.transport.cfg.LocalID
+	r := request{cmd: req, at: time.Now(), own: make(chan raft.RPCResponse, 1)}
+	if !g.take(r, 0) {
+		return g.wrap(to, ErrOverloaded)
+	}
+	timer := time.NewTimer(g.transport.cfg.IOTimeout)
+	defer timer.Stop()
+	select {
+	case a := <-r.own:
+		if a.Error != nil {
+			return g.wrap(to, a.Error)
+		}
+		return g.wrapNil(to, copyResponse(resp, a.Response))
+	case <-timer.C:
+		return g.wrap(to, ErrTimeout)
+	case <-g.done:
+		return g.wrap(to, ErrClosed)
+	}
+}
+
+func (g *Group) wrapNil(to string, err error) error {
+	if err == nil {
 		return nil
 	}
-	l.closed = true
-	close(l.done)
-	conns := make([]net.Conn, 0, len(l.conns))
-	for c := range l.conns {
-		conns = append(conns, c)
+	return g.wrap(to, err)
+}
+
+func copyResponse(to, from any) error {
+	switch to := to.(type) {
+	case *raft.AppendEntriesResponse:
+		return copyAs(to, from)
+	case *raft.RequestVoteResponse:
+		return copyAs(to, from)
+	case *raft.RequestPreVoteResponse:
+		return copyAs(to, from)
+	case *raft.TimeoutNowResponse:
+		return copyAs(to, from)
 	}
-	l.mu.Unlock()
-	for _, c := range conns {
-		c.Close()
+	return fmt.Errorf("a %T cannot be asked of oneself", to)
+}
+
+func copyAs[T any](to *T, from any) error {
+	v, ok := from.(*T)
+	if !ok {
+		return fmt.Errorf("raft answered with a %T, wanted a %T", from, to)
 	}
-	t := l.transport
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.groups[l.key] == l {
-		delete(t.groups, l.key)
-	}
+	*to = *v
 	return nil
 }
 
-// groupConn is a connection behind its handshake: bytes that were read ahead are given first.
-type groupConn struct {
-	net.Conn
-	r    *bufio.Reader
-	once sync.Once
-	done func()
-}
-
-func (c *groupConn) Read(p []byte) (int, error) { return c.r.Read(p) }
-
-func (c *groupConn) Close() error {
-	c.once.Do(func() { c.done() })
+// Close ends everything that waits for the group, here and at peers, waits for the group's goroutines and frees its key.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	first := !g.closed
+	g.closed = true
+	g.mu.Unlock()
+	if first {
+		t := g.transport
+		t.mu.Lock()
+		if t.groups[g.key] == g {
+			delete(t.groups, g.key)
+		}
+		t.mu.Unlock()
+		close(g.done)
+		for _, box := range []*inbox[request]{g.beats, g.votes, g.log} {
+			box.close()
+		}
+	}
+	g.wg.Wait()
 	return nil
 }
 
-type serverAddr string
-
-func (a serverAddr) Network() string { return "quorate" }
-func (a serverAddr) String() string  { return string(a) }
+// InstallSnapshot streams a snapshot to the server over a connection of its own, at the transport's SnapshotRate, and waits until its raft has it. At
+// most SnapshotsOut do so at once; the others wait an IOTimeout for a place and then give up with ErrOverloaded.
+//
+// It ends with an error when nothing is heard from the peer for an IOTimeout, and in any case after one for each 256 KiB of the snapshot and the time that
+// the rate takes.
+func (g *Group) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return g.wrapNil(string(to), g.sendSnapshot(string(to), req, resp, data))
+}

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,19 +9,21 @@ import (
 
 // The first bytes of every connection, from the one who dials:
 //
-//	magic (4) · version (1) · kind (1) · cluster (text) · from (text) · to (text) · group (text)
+//	magic (4) · version (1) · kind (1) · cluster (text) · from (text) · to (text)
 //
 // and the answer:
 //
 //	status (1: 0 = welcome) · reason (text; empty when welcome)
 //
-// text is a length byte and so many bytes.
+// text is a length byte and so many bytes. The answer and the dialler's first six bytes are the same in every version, so that two versions can tell each
+// other why they do not talk.
 const (
 	magic           = "QRAF"
-	protocolVersion = 1
+	protocolVersion = 2 // 1 had a connection for each group
 
-	kindGroup   = 1
-	kindControl = 2
+	kindLog      = 1 // entries and their answers
+	kindControl  = 2 // what is small and in a hurry: heartbeats, votes, calls
+	kindSnapshot = 3 // one snapshot
 
 	statusWelcome = 0
 	statusRefused = 1
@@ -31,14 +32,17 @@ const (
 // ErrRefused is what a peer's refusal is wrapped in; its text says why.
 var ErrRefused = errors.New("the peer refused the connection")
 
+// errVersion tells a member of another version from a stranger.
+var errVersion = errors.New("another version")
+
 type handshake struct {
-	kind                     byte
-	cluster, from, to, group string
+	kind              byte
+	cluster, from, to string
 }
 
 func (h *handshake) encode() ([]byte, error) {
 	b := append([]byte(magic), protocolVersion, h.kind)
-	for _, s := range []string{h.cluster, h.from, h.to, h.group} {
+	for _, s := range []string{h.cluster, h.from, h.to} {
 		if len(s) > 255 {
 			return nil, fmt.Errorf("handshake field %q is longer than 255 bytes", s)
 		}
@@ -57,10 +61,10 @@ func readHandshake(r *bufio.Reader) (h handshake, err error) {
 		return h, fmt.Errorf("the first bytes are %x, wanted %q", head[:4], magic)
 	}
 	if head[4] != protocolVersion {
-		return h, fmt.Errorf("protocol version %d, wanted %d", head[4], protocolVersion)
+		return h, fmt.Errorf("%w: this node speaks version %d of the protocol, not %d", errVersion, protocolVersion, head[4])
 	}
 	h.kind = head[5]
-	for _, s := range []*string{&h.cluster, &h.from, &h.to, &h.group} {
+	for _, s := range []*string{&h.cluster, &h.from, &h.to} {
 		if *s, err = readText(r); err != nil {
 			return h, err
 		}
@@ -89,6 +93,9 @@ func encodeAnswer(reason string) []byte {
 
 func readAnswer(r *bufio.Reader) error {
 	status, err := r.ReadByte()
+	if err == io.EOF {
+		return fmt.Errorf("it hung up without an answer; it may speak another version than %d, or wants TLS: %w", protocolVersion, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -100,45 +107,4 @@ func readAnswer(r *bufio.Reader) error {
 		return fmt.Errorf("%w: %s", ErrRefused, reason)
 	}
 	return nil
-}
-
-// A frame on a control connection:
-//
-//	length of the rest (4) · call (8) · method or status (1) · body
-const (
-	frameHeader  = 4
-	frameFixed   = 8 + 1
-	maxFrameBody = 1 << 20
-
-	statusOK    = 0
-	statusError = 1
-)
-
-type frame struct {
-	call uint64
-	tag  byte // method in a question, status in an answer
-	body []byte
-}
-
-func (f *frame) encode() []byte {
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, frameHeader+frameFixed+len(f.body)), uint32(frameFixed+len(f.body)))
-	b = binary.BigEndian.AppendUint64(b, f.call)
-	b = append(b, f.tag)
-	return append(b, f.body...)
-}
-
-func readFrame(r *bufio.Reader) (frame, error) {
-	var head [frameHeader]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return frame{}, err
-	}
-	n := binary.BigEndian.Uint32(head[:])
-	if n < frameFixed || n > frameFixed+maxFrameBody {
-		return frame{}, fmt.Errorf("frame of %d bytes, wanted %d to %d", n, frameFixed, frameFixed+maxFrameBody)
-	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return frame{}, err
-	}
-	return frame{call: binary.BigEndian.Uint64(b), tag: b[8], body: b[9:]}, nil
 }

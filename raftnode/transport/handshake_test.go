@@ -8,7 +8,7 @@ import (
 )
 
 func TestHandshakeFieldsAreBounded(t *testing.T) {
-	h := handshake{kind: kindGroup, cluster: strings.Repeat("c", 256)}
+	h := handshake{kind: kindLog, cluster: strings.Repeat("c", 256)}
 	if _, err := h.encode(); err == nil {
 		t.Fatal("got a handshake with a field of 256 bytes, want a refusal")
 	}
@@ -35,25 +35,9 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
-func TestFrameLengthsAreBounded(t *testing.T) {
-	for name, head := range map[string][]byte{
-		"shorter than its fixed part": {0, 0, 0, frameFixed - 1},
-		"nothing":                     {0, 0, 0, 0},
-		"one byte too long":           {0, 0x10, 0, frameFixed + 1},
-		"the longest there is":        {0xff, 0xff, 0xff, 0xff},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := readFrame(bufio.NewReader(bytes.NewReader(append(head, make([]byte, 64)...))))
-			if err == nil || !strings.Contains(err.Error(), "frame of") {
-				t.Fatalf("got %v, want the length refused", err)
-			}
-		})
-	}
-}
-
 // What is understood is encoded again to the bytes that were read, and nothing more was read.
 func FuzzHandshake(f *testing.F) {
-	h := handshake{kind: kindGroup, cluster: "c", from: "n1~a", to: "n2~b", group: "1-1"}
+	h := handshake{kind: kindLog, cluster: "c", from: "n1~a", to: "n2~b"}
 	raw, _ := h.encode()
 	f.Add(raw)
 	f.Add(raw[:9])
@@ -70,27 +54,6 @@ func FuzzHandshake(f *testing.F) {
 			t.Fatal(err)
 		}
 		if read := len(in) - r.Len() - br.Buffered(); !bytes.Equal(out, in[:read]) {
-			t.Fatalf("read %x, wrote %x", in[:read], out)
-		}
-	})
-}
-
-func FuzzFrame(f *testing.F) {
-	fr := frame{call: 7, tag: 1, body: []byte("body")}
-	f.Add(fr.encode())
-	f.Add(fr.encode()[:8])
-	f.Add([]byte{0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0})
-	f.Fuzz(func(t *testing.T, in []byte) {
-		r := bytes.NewReader(in)
-		br := bufio.NewReader(r)
-		fr, err := readFrame(br)
-		if err != nil {
-			return
-		}
-		if len(fr.body) > maxFrameBody {
-			t.Fatalf("a body of %d bytes", len(fr.body))
-		}
-		if read, out := len(in)-r.Len()-br.Buffered(), fr.encode(); !bytes.Equal(out, in[:read]) {
 			t.Fatalf("read %x, wrote %x", in[:read], out)
 		}
 	})

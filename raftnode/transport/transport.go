@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Handler answers a peer's Call. It may be called concurrently; ctx is done when the transport closes.
@@ -18,40 +19,69 @@ type Handler func(ctx context.Context, from string, method byte, body []byte) ([
 
 // Config is what a Transport needs.
 type Config struct {
-	Listen      string                                // host:port; port 0 chooses one
-	ClusterID   func() string                         // checked in both directions; empty before the cluster is formed: everybody is refused
-	LocalID     string                                // this server's id
-	Resolve     func(serverID string) (string, error) // where that server listens now
-	Handler     Handler
+	Listen    string                                // host:port; port 0 chooses one
+	ClusterID func() string                         // checked in both directions; empty before the cluster is formed: everybody is refused
+	LocalID   string                                // this server's id, at most 255 bytes
+	Resolve   func(serverID string) (string, error) // where that server listens now; asked before each dial
+	Handler   Handler                               // answers Call
+
+	// OnMessage gets what a peer gave to Send: in order for one peer, concurrently for several. It should not block: while it does, at most 1,024
+	// messages of that peer wait and the others are dropped. body is the callee's. Nil: messages are dropped.
+	OnMessage func(from string, method byte, body []byte)
+
 	TLS         *tls.Config   // for both directions; nil: plain TCP
 	DialTimeout time.Duration // including the handshake; default 2 s
-	IOTimeout   time.Duration // of one exchange of a group, more for a snapshot by its size; default 3 s
-	Logger      *slog.Logger
+
+	// IOTimeout bounds one exchange of a group; one of more than 8 MiB gets as much again for each 8 MiB. A connection on which nothing was heard
+	// for so long, while the peer owed an answer, is closed. Default 3 s.
+	IOTimeout time.Duration
+
+	SnapshotRate int // bytes a second of all outgoing snapshots together; default 64 MiB
+	SnapshotsOut int // outgoing at once; who finds no place waits an IOTimeout; default 2
+	SnapshotsIn  int // incoming at once; others are refused and come again; default 4
+
+	Logger *slog.Logger
 }
 
-// Transport is one node's end of all connections.
+// Transport is one node's end of all connections. Its methods may be called concurrently.
 type Transport struct {
 	cfg      Config
 	listener net.Listener
-	ctx      context.Context
+	ctx      context.Context // done when Close begins
 	cancel   context.CancelFunc
-	wg       sync.WaitGroup
-	calls    chan struct{} // bounds calls that are being answered
+	wg       sync.WaitGroup // every goroutine but those of groups
 
-	// Strangers counts connections whose handshake was not understood.
+	counts    counters
 	strangers atomic.Uint64
+	inbound   atomic.Int64 // bytes in all inboxes
+	calls     *inbox[call]
+	own       *inbox[note]  // what this node sends to itself
+	limit     *rate.Limiter // of outgoing snapshots, in bytes
+	outgoing  chan struct{} // a place for each snapshot
+	incoming  chan struct{}
 
-	mu     sync.Mutex // guards what follows
-	groups map[string]*layer
-	peers  map[string]*peer
-	conns  map[net.Conn]bool // accepted ones, to close
-	closed bool
+	mu       sync.RWMutex // guards what follows
+	groups   map[string]*Group
+	links    map[linkKey]*link
+	accepted map[acceptedKey]net.Conn
+	closed   bool
+}
+
+type linkKey struct {
+	to   string
+	kind byte
+}
+
+type acceptedKey struct {
+	from string
+	kind byte
 }
 
 // ErrClosed means that the transport or the group's part of it is closed.
 var ErrClosed = errors.New("transport is closed")
 
-const maxCalls = 256
+// errStopped means that the one who waited went away.
+var errStopped = errors.New("given up")
 
 // Listen begins to accept connections.
 func Listen(cfg Config) (*Transport, error) {
@@ -61,10 +91,22 @@ func Listen(cfg Config) (*Transport, error) {
 	if cfg.IOTimeout == 0 {
 		cfg.IOTimeout = 3 * time.Second
 	}
+	if cfg.SnapshotRate == 0 {
+		cfg.SnapshotRate = 64 << 20
+	}
+	if cfg.SnapshotsOut == 0 {
+		cfg.SnapshotsOut = 2
+	}
+	if cfg.SnapshotsIn == 0 {
+		cfg.SnapshotsIn = 4
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	l, err := net.Listen("tcp", cfg.Listen)
+	if cfg.SnapshotRate < 0 || cfg.SnapshotsOut < 0 || cfg.SnapshotsIn < 0 || cfg.DialTimeout < 0 || cfg.IOTimeout < 0 {
+		return nil, errors.New("transport: a rate, bound or timeout is negative")
+	}
+	l, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(context.Background(), "tcp", cfg.Listen)
 	if err != nil {
 		return nil, err
 	}
@@ -72,13 +114,31 @@ func Listen(cfg Config) (*Transport, error) {
 		l = tls.NewListener(l, cfg.TLS)
 	}
 	t := &Transport{
-		cfg: cfg, listener: l, calls: make(chan struct{}, maxCalls),
-		groups: make(map[string]*layer), peers: make(map[string]*peer), conns: make(map[net.Conn]bool),
+		cfg: cfg, listener: l,
+		limit:    rate.NewLimiter(rate.Limit(cfg.SnapshotRate), snapshotPiece(cfg.SnapshotRate, cfg.IOTimeout)),
+		outgoing: make(chan struct{}, cfg.SnapshotsOut), incoming: make(chan struct{}, cfg.SnapshotsIn),
+		groups: make(map[string]*Group), links: make(map[linkKey]*link), accepted: make(map[acceptedKey]net.Conn),
 	}
+	t.calls = &inbox[call]{handle: t.answerCall, workers: maxCalls, maxItems: maxCallsWaiting, maxBytes: laneBytes, all: &t.inbound, wg: &t.wg}
+	t.own = t.newNotes()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.wg.Add(1)
-	go t.accept() // ends when the listener is closed
+	t.spawn(t.accept) // ends when the listener is closed
 	return t, nil
+}
+
+// spawn runs f in a goroutine that Close waits for; false: the transport is closed.
+func (t *Transport) spawn(f func()) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.closed {
+		return false
+	}
+	t.wg.Add(1)
+	go func() { // ends with f, whose caller says when
+		defer t.wg.Done()
+		f()
+	}()
+	return true
 }
 
 // Addr returns where the transport listens.
@@ -87,142 +147,74 @@ func (t *Transport) Addr() net.Addr { return t.listener.Addr() }
 // Strangers returns how many connections did not speak the protocol.
 func (t *Transport) Strangers() uint64 { return t.strangers.Load() }
 
-func (t *Transport) accept() {
-	defer t.wg.Done()
-	for {
-		conn, err := t.listener.Accept()
-		if err != nil {
-			if t.ctx.Err() != nil {
-				return
-			}
-			t.cfg.Logger.Warn("raft listener", "error", err)
-			select {
-			case <-time.After(100 * time.Millisecond): // out of file descriptors, most likely
-			case <-t.ctx.Done():
-				return
-			}
-			continue
-		}
-		if !t.track(conn) {
-			conn.Close()
-			return
-		}
-		t.wg.Add(1)
-		go func() { // ends when the connection is given to a group or closed
-			defer t.wg.Done()
-			t.welcome(conn)
-		}()
+// Stats are a transport's counters since it was opened. Frames/Writes tells how well frames share writes.
+type Stats struct {
+	Connections int64 // open now, of both directions
+	Snapshots   int64 // in progress now, of both directions
+
+	Frames   uint64 // written, without snapshots
+	Writes   uint64 // that carried them
+	BytesOut uint64
+	FramesIn uint64 // messages read
+	BytesIn  uint64
+	Dropped  uint64 // messages for which a queue had no room, here or on arrival
+	Broken   uint64 // connections this node dialled that ended before Close
+	Inbound  int64  // bytes that wait for raft or a handler now
+}
+
+// Stats returns the counters. It is cheap.
+func (t *Transport) Stats() Stats {
+	c := &t.counts
+	return Stats{
+		Connections: c.connections.Load(), Snapshots: c.snapshots.Load(), Frames: c.frames.Load(), Writes: c.writes.Load(), BytesOut: c.bytesOut.Load(),
+		FramesIn: c.framesIn.Load(), BytesIn: c.bytesIn.Load(), Dropped: c.dropped.Load(), Broken: c.broken.Load(), Inbound: t.inbound.Load(),
 	}
 }
 
-func (t *Transport) track(conn net.Conn) bool {
+// Group returns raft's transport for the group with the key, 1 to 255 bytes that do not begin with 0. The address of a server is its id. Closing it,
+// which raft does when it shuts down, frees the key.
+func (t *Transport) Group(key string) (*Group, error) {
+	if len(key) == 0 || len(key) > 255 || key[0] == 0 {
+		return nil, fmt.Errorf("%q cannot be a group's key", key)
+	}
+	g := newGroup(t, key)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return false
+		return nil, ErrClosed
 	}
-	t.conns[conn] = true
-	return true
+	if t.groups[key] != nil {
+		return nil, fmt.Errorf("group %s is open already", key)
+	}
+	t.groups[key] = g
+	return g, nil
 }
 
-func (t *Transport) untrack(conn net.Conn) {
-	t.mu.Lock()
-	delete(t.conns, conn)
-	t.mu.Unlock()
-	conn.Close()
+func (t *Transport) group(key []byte) *Group {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.groups[string(key)]
 }
 
-// welcome reads the handshake and hands the connection to whom it is for.
-func (t *Transport) welcome(conn net.Conn) {
-	conn.SetDeadline(time.Now().Add(t.cfg.DialTimeout))
-	r := bufio.NewReader(conn)
-	h, err := readHandshake(r)
-	if err != nil {
-		t.strangers.Add(1)
-		t.cfg.Logger.Debug("a connection to the raft listener is refused", "remote", conn.RemoteAddr(), "error", err)
-		t.untrack(conn)
-		return
-	}
-	layer, reason := t.judge(h)
-	if _, err := conn.Write(encodeAnswer(reason)); err != nil || reason != "" {
-		t.untrack(conn)
-		return
-	}
-	conn.SetDeadline(time.Time{})
-	if layer == nil {
-		t.serveCalls(conn, r, h.from)
-		t.untrack(conn)
-		return
-	}
-	gc := &groupConn{Conn: conn, r: r, done: func() { t.untrack(conn) }}
-	if !layer.deliver(gc) {
-		gc.Close()
-	}
-}
-
-// judge says which group a connection is for (nil: control), or why it is refused.
-func (t *Transport) judge(h handshake) (*layer, string) {
-	switch own := t.cfg.ClusterID(); {
-	case own == "":
-		return nil, "this node is not in a cluster yet"
-	case h.cluster != own:
-		return nil, fmt.Sprintf("this node is in cluster %s, not %s", own, h.cluster)
-	case h.to != t.cfg.LocalID:
-		return nil, fmt.Sprintf("this is %s, not %s", t.cfg.LocalID, h.to)
-	case h.kind == kindControl:
-		return nil, ""
-	case h.kind != kindGroup:
-		return nil, fmt.Sprintf("connection kind %d is not known", h.kind)
+func (t *Transport) link(to string, kind byte) *link {
+	key := linkKey{to, kind}
+	t.mu.RLock()
+	l := t.links[key]
+	t.mu.RUnlock()
+	if l != nil {
+		return l
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.groups[h.group]
-	if l == nil {
-		return nil, fmt.Sprintf("group %s is not open here", h.group)
+	if l = t.links[key]; l == nil {
+		l = &link{transport: t, to: to, kind: kind}
+		t.links[key] = l
 	}
-	return l, ""
+	return l
 }
 
-// dial connects to the server and shakes hands.
-func (t *Transport) dial(ctx context.Context, to string, kind byte, group string) (net.Conn, *bufio.Reader, error) {
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.DialTimeout)
-	defer cancel()
-	addr, err := t.cfg.Resolve(to)
-	if err != nil {
-		return nil, nil, err
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, nil, err
-	}
-	if t.cfg.TLS != nil {
-		cfg := t.cfg.TLS.Clone()
-		if cfg.ServerName == "" {
-			cfg.ServerName, _, _ = net.SplitHostPort(addr)
-		}
-		conn = tls.Client(conn, cfg)
-	}
-	deadline, _ := ctx.Deadline()
-	conn.SetDeadline(deadline)
-	h := handshake{kind: kind, cluster: t.cfg.ClusterID(), from: t.cfg.LocalID, to: to, group: group}
-	r := bufio.NewReader(conn)
-	raw, err := h.encode()
-	if err == nil {
-		_, err = conn.Write(raw)
-	}
-	if err == nil {
-		err = readAnswer(r)
-	}
-	if err != nil {
-		conn.Close()
-		return nil, nil, fmt.Errorf("handshake with %s at %s: %w", to, addr, err)
-	}
-	conn.SetDeadline(time.Time{})
-	return conn, r, nil
-}
-
-// Close ends all connections and waits for every goroutine it started. Groups must be closed before.
+// Close ends all connections and waits for every goroutine it started. Groups should be closed before, by their raft's shutdown; Close closes those
+// that are not.
 func (t *Transport) Close() error {
 	t.mu.Lock()
 	if t.closed {
@@ -230,20 +222,17 @@ func (t *Transport) Close() error {
 		return nil
 	}
 	t.closed = true
-	conns := make([]net.Conn, 0, len(t.conns))
-	for c := range t.conns {
-		conns = append(conns, c)
+	groups := make([]*Group, 0, len(t.groups))
+	for _, g := range t.groups {
+		groups = append(groups, g)
 	}
-	peers := t.peers
-	t.peers = nil
 	t.mu.Unlock()
-	t.cancel()
+	t.cancel() // connections end with it
 	err := t.listener.Close()
-	for _, p := range peers {
-		p.fail(ErrClosed)
-	}
-	for _, c := range conns {
-		c.Close()
+	t.calls.close()
+	t.own.close()
+	for _, g := range groups {
+		g.Close()
 	}
 	t.wg.Wait()
 	return err

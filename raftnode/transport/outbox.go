@@ -1,0 +1,254 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrOverloaded means that a queue is full: the message was not sent, or was not taken by the peer. raft tries again.
+var ErrOverloaded = errors.New("the queue is full")
+
+const (
+	batchBytes  = 256 << 10 // of one write; what is urgent waits for one write at most
+	laneItems   = 4096      // messages that wait in one lane
+	laneBytes   = 64 << 20  // of those; a single message may be larger
+	outboxBytes = 256 << 20 // that wait on one connection
+	turnBytes   = pieceBytes
+)
+
+// message is one message on its way out.
+type message struct {
+	kind     byte
+	exchange uint64
+	payload  []byte
+	off      int // how much of it has been sent
+}
+
+var messages = sync.Pool{New: func() any { return new(message) }}
+
+// newMessage returns a message with an empty payload to append to; the outbox takes it back when it is sent.
+func newMessage(kind byte) *message {
+	m := messages.Get().(*message)
+	m.kind, m.payload, m.off = kind, m.payload[:0], 0
+	return m
+}
+
+func (m *message) release() {
+	if cap(m.payload) <= pieceBytes {
+		messages.Put(m)
+	}
+}
+
+// lane is a queue of messages that keep their order: a group's, or those of Call or Send.
+type lane struct {
+	key   string
+	queue fifo[*message]
+	bytes int
+}
+
+// outbox is what waits to be written to one connection. Lanes take turns of at most 64 KiB, so that one group's bulk delays another by a turn of
+// each lane and not by its length; what is urgent goes before all of them.
+type outbox struct {
+	counts *counters
+	wake   chan struct{} // has room for one; filled when something waits
+
+	mu     sync.Mutex // guards what follows
+	urgent fifo[*message]
+	lanes  map[string]*lane // those with something in them
+	turns  fifo[*lane]
+	idle   []*lane // emptied ones, to use again
+	bytes  int
+	err    error // why nothing more is taken
+}
+
+func newOutbox(c *counters) *outbox {
+	return &outbox{counts: c, wake: make(chan struct{}, 1), lanes: make(map[string]*lane)}
+}
+
+// urgentLane is the name of what goes before all lanes.
+const urgentLane = ""
+
+// put queues the message, which is then the outbox's. It does not block; ErrOverloaded: there is no room.
+func (o *outbox) put(key string, m *message) error {
+	size := len(m.payload)
+	o.mu.Lock()
+	err := o.err
+	if err == nil && o.bytes > 0 && o.bytes+size > outboxBytes {
+		err = fmt.Errorf("%w: %d bytes wait for the connection", ErrOverloaded, o.bytes)
+	}
+	if err == nil && key != urgentLane {
+		err = o.queue(key, m)
+	} else if err == nil {
+		o.urgent.push(m)
+	}
+	if err != nil {
+		o.mu.Unlock()
+		if errors.Is(err, ErrOverloaded) {
+			o.counts.dropped.Add(1)
+		}
+		m.release()
+		return err
+	}
+	o.bytes += size
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (o *outbox) queue(key string, m *message) error {
+	l := o.lanes[key]
+	if l == nil {
+		if n := len(o.idle); n > 0 {
+			l, o.idle = o.idle[n-1], o.idle[:n-1]
+		} else {
+			l = new(lane)
+		}
+		l.key = key
+		o.lanes[key] = l
+		o.turns.push(l)
+	}
+	if n := l.queue.len(); n >= laneItems || n > 0 && l.bytes+len(m.payload) > laneBytes {
+		return fmt.Errorf("%w: %d messages, %d bytes wait in %q", ErrOverloaded, n, l.bytes, key)
+	}
+	l.queue.push(m)
+	l.bytes += len(m.payload)
+	return nil
+}
+
+// fail makes the outbox take and give nothing more.
+func (o *outbox) fail(err error) {
+	o.mu.Lock()
+	if o.err == nil {
+		o.err = err
+		o.urgent, o.turns, o.lanes, o.idle = fifo[*message]{}, fifo[*lane]{}, nil, nil
+	}
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// slice is what one frame carries of a message.
+type slice struct {
+	m        *message
+	from, to int
+}
+
+// take appends what the next write shall carry; nothing: nothing waits.
+func (o *outbox) take(out []slice) ([]slice, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return nil, o.err
+	}
+	size := 0
+	for size < batchBytes {
+		m := o.urgent.front()
+		if m == nil {
+			break
+		}
+		n := len(out)
+		out = o.cut(out, *m)
+		size += frameHead + frameFixed + out[n].to - out[n].from
+		if (*m).off == len((*m).payload) {
+			o.urgent.pop()
+		}
+	}
+	for size < batchBytes {
+		l, ok := o.turns.pop()
+		if !ok {
+			break
+		}
+		for turn := 0; turn < turnBytes; {
+			m := l.queue.front()
+			if m == nil {
+				break
+			}
+			n := len(out)
+			out = o.cut(out, *m)
+			sent := out[n].to - out[n].from
+			l.bytes -= sent
+			turn += frameHead + frameFixed + sent
+			if (*m).off == len((*m).payload) {
+				l.queue.pop()
+			}
+			size += frameHead + frameFixed + sent
+		}
+		if l.queue.len() > 0 {
+			o.turns.push(l)
+			continue
+		}
+		delete(o.lanes, l.key)
+		o.idle = append(o.idle, l)
+	}
+	return out, nil
+}
+
+func (o *outbox) cut(out []slice, m *message) []slice {
+	n := min(len(m.payload)-m.off, pieceBytes)
+	out = append(out, slice{m, m.off, m.off + n})
+	m.off += n
+	o.bytes -= n
+	return out
+}
+
+// run writes what is put until the outbox fails or a write does, and returns why. Everything that waits goes in one write.
+func (o *outbox) run(conn net.Conn, timeout time.Duration) error {
+	var batch []slice
+	var buf []byte
+	for range o.wake {
+		for {
+			runtime.Gosched() // those who are about to put something come first, at no cost when there are none
+			var err error
+			if batch, err = o.take(batch[:0]); err != nil {
+				return err
+			}
+			if len(batch) == 0 {
+				break
+			}
+			buf = buf[:0]
+			for i, s := range batch {
+				buf = s.append(buf)
+				if s.to == len(s.m.payload) {
+					s.m.release()
+				}
+				batch[i] = slice{}
+			}
+			conn.SetWriteDeadline(time.Now().Add(timeout))
+			o.counts.frames.Add(uint64(len(batch)))
+			o.counts.writes.Add(1)
+			o.counts.bytesOut.Add(uint64(len(buf)))
+			if _, err := conn.Write(buf); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *slice) append(b []byte) []byte {
+	m := s.m
+	switch {
+	case s.from == 0 && s.to == len(m.payload):
+		return appendFrame(b, m.kind, m.exchange, nil, m.payload)
+	case s.from == 0:
+		n := len(m.payload)
+		return appendFrame(b, frameBegin, m.exchange, []byte{m.kind, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, m.payload[:s.to])
+	}
+	return appendFrame(b, framePiece, m.exchange, nil, m.payload[s.from:s.to])
+}
+
+// counters are a transport's Stats while it runs.
+type counters struct {
+	connections, snapshots                                       atomic.Int64
+	frames, writes, bytesOut, framesIn, bytesIn, dropped, broken atomic.Uint64
+}
