@@ -33,8 +33,8 @@ func answering(t testing.TB, g raft.Transport) {
 // appendOf is a leader's request with one entry.
 func appendOf(from string, index uint64, data []byte) *raft.AppendEntriesRequest {
 	return &raft.AppendEntriesRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(from)}, Leader: []byte(from),
-		Term: 2, PrevLogEntry: index - 1, PrevLogTerm: 2, LeaderCommitIndex: index - 1,
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(from)},
+		Term:      2, PrevLogEntry: index - 1, PrevLogTerm: 2, LeaderCommitIndex: index - 1,
 		Entries: []*raft.Log{{Index: index, Term: 2, Data: data, AppendedAt: time.Unix(1700000000, 0)}},
 	}
 }

@@ -3,7 +3,6 @@ package transport
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"io"
 	"net"
@@ -195,5 +194,5 @@ func TestACutSnapshotIsAnError(t *testing.T) {
 			}
 		}
 	}
-	t.Log(fmt.Sprintf("%d cuts of %d bytes", len(offsets), whole))
+	t.Logf("%d cuts of %d bytes", len(offsets), whole)
 }

@@ -58,10 +58,10 @@ func TestEachMessageReachesRaftAndItsAnswerComesBack(t *testing.T) {
 	t.Run("RequestVote", func(t *testing.T) {
 		answer(func(rpc raft.RPC) any {
 			m := rpc.Command.(*raft.RequestVoteRequest)
-			return &raft.RequestVoteResponse{Term: m.Term, Granted: m.LeadershipTransfer && string(m.Candidate) == "n1~a"}
+			return &raft.RequestVoteResponse{Term: m.Term, Granted: m.LeadershipTransfer && string(m.ID) == "n1~a"}
 		})
 		var resp raft.RequestVoteResponse
-		if err := from.RequestVote("n2~b", "n2~b", &raft.RequestVoteRequest{RPCHeader: h, Term: 5, Candidate: []byte("n1~a"), LeadershipTransfer: true}, &resp); err != nil || resp.Term != 5 || !resp.Granted {
+		if err := from.RequestVote("n2~b", "n2~b", &raft.RequestVoteRequest{RPCHeader: h, Term: 5, LeadershipTransfer: true}, &resp); err != nil || resp.Term != 5 || !resp.Granted {
 			t.Fatalf("got %+v, %v", resp, err)
 		}
 	})

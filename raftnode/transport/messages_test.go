@@ -23,9 +23,9 @@ func ownHeader() raft.RPCHeader {
 func requests() map[string]any {
 	odd := raft.RPCHeader{ProtocolVersion: 1, ID: []byte("n9~z"), Addr: bytes.Repeat([]byte("x"), 300)}
 	return map[string]any{
-		"heartbeat": &raft.AppendEntriesRequest{RPCHeader: ownHeader(), Term: 7, Leader: []byte(sender)},
+		"heartbeat": &raft.AppendEntriesRequest{RPCHeader: ownHeader(), Term: 7},
 		"entries": &raft.AppendEntriesRequest{
-			RPCHeader: ownHeader(), Term: 7, Leader: []byte(sender), PrevLogEntry: 41, PrevLogTerm: 6, LeaderCommitIndex: 40,
+			RPCHeader: ownHeader(), Term: 7, PrevLogEntry: 41, PrevLogTerm: 6, LeaderCommitIndex: 40,
 			Entries: []*raft.Log{
 				{Index: 42, Term: 6, Data: []byte("one"), AppendedAt: time.Unix(1700000000, 123456789)},
 				{Index: 43, Term: 7, Type: raft.LogNoop},
@@ -37,7 +37,7 @@ func requests() map[string]any {
 			Entries: []*raft.Log{{Index: 9, Term: 3, Type: 255}, {Index: math.MaxUint64, Term: 1, Data: make([]byte, 70000)}},
 		},
 		"empty append":  &raft.AppendEntriesRequest{},
-		"vote":          &raft.RequestVoteRequest{RPCHeader: ownHeader(), Term: 8, Candidate: []byte(sender), LastLogIndex: 44, LastLogTerm: 7, LeadershipTransfer: true},
+		"vote":          &raft.RequestVoteRequest{RPCHeader: ownHeader(), Term: 8, LastLogIndex: 44, LastLogTerm: 7, LeadershipTransfer: true},
 		"empty vote":    &raft.RequestVoteRequest{},
 		"pre-vote":      &raft.RequestPreVoteRequest{RPCHeader: ownHeader(), Term: 8, LastLogIndex: 44, LastLogTerm: 7},
 		"timeout now":   &raft.TimeoutNowRequest{RPCHeader: odd},
@@ -134,7 +134,7 @@ func TestRepliesComeBackAsTheyWere(t *testing.T) {
 // The form of the common message is part of the protocol: whoever changes it changes the version.
 func TestTheHeartbeatIsShort(t *testing.T) {
 	raw, _ := appendQuestion(nil, sender, "7-1", requests()["heartbeat"])
-	if got, want := fmt.Sprintf("%x", raw), "0103372d310301010107"+"00000000"; got != want {
+	if got, want := fmt.Sprintf("%x", raw), "0103372d310301010700000000"; got != want {
 		t.Fatalf("got %s, want %s", got, want)
 	}
 }
