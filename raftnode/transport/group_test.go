@@ -385,8 +385,8 @@ func TestABrokenConnectionEndsEverythingAtOnce(t *testing.T) {
 	}()
 	eventually(t, "all are there", func() bool { return y.Stats().FramesIn == 3 })
 	y.mu.Lock()
-	for _, nc := range y.accepted {
-		nc.Close()
+	for _, a := range y.accepted {
+		a.conn.Close()
 	}
 	y.mu.Unlock()
 	for what, err := range map[string]error{"pipeline": f.Error(), "append": <-single, "vote": <-vote} {
@@ -539,5 +539,31 @@ func TestSend(t *testing.T) {
 	close(hold)
 	if g := <-heard; g.method != 9 {
 		t.Fatalf("got %+v", g)
+	}
+}
+
+// What raft has answered reaches the peer although the group and the transport close at once: a leader that misses it would go wrong (lastWords).
+func TestAnswersOutliveClose(t *testing.T) {
+	var b book
+	x := listen(t, &b, "n1~a", nil)
+	from := openGroup(t, x, "1-1")
+	for round := range 50 {
+		y := listen(t, &b, "n2~b", nil)
+		to := openGroup(t, y, "1-1")
+		got := make(chan error, 1)
+		go func() { got <- appendOne(from, 1) }() // ends with the answer
+		rpc := <-to.Consumer()
+		rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+		to.Close()
+		y.Close()
+		if err := <-got; err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		l := x.link("n2~b", kindLog)
+		eventually(t, "the connection is gone", func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.conn == nil
+		})
 	}
 }
