@@ -112,8 +112,13 @@ func (g *Group) serve(r request, answer chan raft.RPCResponse, fast bool) {
 	select {
 	case a := <-answer:
 		r.reply(a.Response, a.Error)
-	case <-g.done: // raft that shuts down answers nobody
-		r.reply(nil, ErrClosed)
+	case <-g.done: // raft that shuts down answers nobody, but it may have answered before
+		select {
+		case a := <-answer:
+			r.reply(a.Response, a.Error)
+		default:
+			r.reply(nil, ErrClosed)
+		}
 	}
 }
 

@@ -12,10 +12,10 @@ import (
 //
 //	question           op (1) · group (bytes) · one of
 //	  header           protocol version (number) · id (ident) · address (ident)
-//	  AppendEntries    header · leader (ident) · term · previous index · previous term · commit index (numbers) · count (number) · entries
+//	  AppendEntries    header · term · previous index · previous term · commit index (numbers) · count (number) · entries
 //	    entry          1 extensions, 2 time (1) · type (1) · index − (index before + 1) · term − term before (numbers, mod 2^64)
 //	                   · data (bytes) · extensions (bytes, if any) · appended at (time, if any)
-//	  RequestVote      header · candidate (ident) · term · last index · last term (numbers) · leadership transfer (flag)
+//	  RequestVote      header · term · last index · last term (numbers) · leadership transfer (flag)
 //	  RequestPreVote   header · term · last index · last term (numbers)
 //	  TimeoutNow       header
 //	  InstallSnapshot  header · version · term (numbers) · leader (ident) · last index · last term (numbers) · peers (bytes)
@@ -30,7 +30,7 @@ import (
 //	  Call             body to the end
 //	  (status 1)       why not, as text to the end
 //
-// "index before" begins with the request's previous index, so that entries without gaps in one term cost two zero bytes for both.
+// Leader and Candidate, which raft fills in for versions without the header's address, do not travel. "index before" begins with the request's previous index, so that entries without gaps in one term cost two zero bytes for both.
 const (
 	opAppendEntries   = 1
 	opRequestVote     = 2
@@ -74,8 +74,7 @@ func appendQuestion(b []byte, self, group string, req any) ([]byte, error) {
 	num := binary.AppendUvarint
 	switch m := req.(type) {
 	case *raft.AppendEntriesRequest:
-		b = appendIdent(appendHeader(b, self, &m.RPCHeader), self, m.Leader)
-		b = num(num(num(num(b, m.Term), m.PrevLogEntry), m.PrevLogTerm), m.LeaderCommitIndex)
+		b = num(num(num(num(appendHeader(b, self, &m.RPCHeader), m.Term), m.PrevLogEntry), m.PrevLogTerm), m.LeaderCommitIndex)
 		b = num(b, uint64(len(m.Entries)))
 		index, term := m.PrevLogEntry, m.PrevLogTerm
 		for _, e := range m.Entries {
@@ -83,8 +82,7 @@ func appendQuestion(b []byte, self, group string, req any) ([]byte, error) {
 			index, term = e.Index, e.Term
 		}
 	case *raft.RequestVoteRequest:
-		b = appendIdent(appendHeader(b, self, &m.RPCHeader), self, m.Candidate)
-		b = appendFlag(num(num(num(b, m.Term), m.LastLogIndex), m.LastLogTerm), m.LeadershipTransfer)
+		b = appendFlag(num(num(num(appendHeader(b, self, &m.RPCHeader), m.Term), m.LastLogIndex), m.LastLogTerm), m.LeadershipTransfer)
 	case *raft.RequestPreVoteRequest:
 		b = num(num(num(appendHeader(b, self, &m.RPCHeader), m.Term), m.LastLogIndex), m.LastLogTerm)
 	case *raft.TimeoutNowRequest:
@@ -147,13 +145,13 @@ func (d *decoder) request(op byte) (any, error) {
 	switch op {
 	case opAppendEntries:
 		m := &raft.AppendEntriesRequest{
-			RPCHeader: d.header(), Leader: d.ident(), Term: d.number(), PrevLogEntry: d.number(), PrevLogTerm: d.number(), LeaderCommitIndex: d.number(),
+			RPCHeader: d.header(), Term: d.number(), PrevLogEntry: d.number(), PrevLogTerm: d.number(), LeaderCommitIndex: d.number(),
 		}
 		m.Entries = d.entries(m.PrevLogEntry, m.PrevLogTerm)
 		req = m
 	case opRequestVote:
 		req = &raft.RequestVoteRequest{
-			RPCHeader: d.header(), Candidate: d.ident(), Term: d.number(), LastLogIndex: d.number(), LastLogTerm: d.number(), LeadershipTransfer: d.flag(),
+			RPCHeader: d.header(), Term: d.number(), LastLogIndex: d.number(), LastLogTerm: d.number(), LeadershipTransfer: d.flag(),
 		}
 	case opRequestPreVote:
 		req = &raft.RequestPreVoteRequest{RPCHeader: d.header(), Term: d.number(), LastLogIndex: d.number(), LastLogTerm: d.number()}

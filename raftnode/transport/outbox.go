@@ -63,7 +63,9 @@ type outbox struct {
 	turns  fifo[*lane]
 	idle   []*lane // emptied ones, to use again
 	bytes  int
-	err    error // why nothing more is taken
+	err    error         // why nothing more is taken
+	busy   bool          // something waits or is being written
+	quiet  chan struct{} // closed when busy ends; nil: nobody waits for it
 }
 
 func newOutbox(c *counters) *outbox {
@@ -95,6 +97,7 @@ func (o *outbox) put(key string, m *message) error {
 		return err
 	}
 	o.bytes += size
+	o.busy = true
 	o.mu.Unlock()
 	select {
 	case o.wake <- struct{}{}:
@@ -128,6 +131,7 @@ func (o *outbox) fail(err error) {
 	o.mu.Lock()
 	if o.err == nil {
 		o.err = err
+		o.rest()
 		o.urgent, o.turns, o.lanes, o.idle = fifo[*message]{}, fifo[*lane]{}, nil, nil
 	}
 	o.mu.Unlock()
@@ -190,7 +194,33 @@ func (o *outbox) take(out []slice) ([]slice, error) {
 		delete(o.lanes, l.key)
 		o.idle = append(o.idle, l)
 	}
+	if len(out) == 0 {
+		o.rest()
+	}
 	return out, nil
+}
+
+// rest tells that everything has been written, or never will be; o.mu is held.
+func (o *outbox) rest() {
+	o.busy = false
+	if o.quiet != nil {
+		close(o.quiet)
+		o.quiet = nil
+	}
+}
+
+// drained returns a channel that is closed once everything that waits now has been written.
+func (o *outbox) drained() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.quiet == nil {
+		o.quiet = make(chan struct{})
+	}
+	quiet := o.quiet
+	if !o.busy || o.err != nil {
+		o.rest()
+	}
+	return quiet
 }
 
 func (o *outbox) cut(out []slice, m *message) []slice {

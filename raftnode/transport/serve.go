@@ -58,8 +58,8 @@ func (s *served) refuse(id uint64, err error) {
 }
 
 // serve answers what a peer asks until the connection ends.
-func (t *Transport) serve(nc net.Conn, r *bufio.Reader, from string) {
-	s := &served{Conn: nc, transport: t, from: from, peer: []byte(from), out: newOutbox(&t.counts), notes: t.newNotes()}
+func (t *Transport) serve(nc net.Conn, r *bufio.Reader, from string, out *outbox) {
+	s := &served{Conn: nc, transport: t, from: from, peer: []byte(from), out: out, notes: t.newNotes()}
 	if !t.spawn(func() { // ends when a write fails, or below
 		s.out.run(nc, t.cfg.IOTimeout)
 		hangUp(nc)
@@ -222,23 +222,24 @@ func (t *Transport) welcome(nc net.Conn) {
 		t.serveSnapshot(nc, r, h.from)
 		return
 	}
-	defer t.only(h, nc)()
-	t.serve(nc, r, h.from)
+	out := newOutbox(&t.counts)
+	defer t.only(h, &accepted{nc, out})()
+	t.serve(nc, r, h.from, out)
 }
 
 // only closes an earlier connection of the same kind from the same server, which has given it up: it dials one at a time.
-func (t *Transport) only(h handshake, nc net.Conn) (done func()) {
+func (t *Transport) only(h handshake, a *accepted) (done func()) {
 	key := acceptedKey{h.from, h.kind}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old := t.accepted[key]; old != nil {
-		hangUp(old)
+		hangUp(old.conn)
 	}
-	t.accepted[key] = nc
+	t.accepted[key] = a
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.accepted[key] == nc {
+		if t.accepted[key] == a {
 			delete(t.accepted, key)
 		}
 	}

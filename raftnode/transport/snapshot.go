@@ -14,8 +14,11 @@ import (
 )
 
 // A snapshot's connection carries, from the one who dials, one question (InstallSnapshot), data frames and an end frame; from the other, a
-// ping every quarter of an IOTimeout as long as it lives and has not answered, and one answer. Each data frame has its checksum and says at what
+// ping every quarter of an IOTimeout, 250 ms at most, as long as it lives and has not answered, and one answer. Each data frame has its checksum and says at what
 // offset it belongs; without the end frame, or with another length than was announced, the reader that raft gets ends in an error.
+
+// pingEvery lets two nodes with different timeouts get along.
+const pingEvery = 250 * time.Millisecond
 
 // errSource means that the snapshot to send is at fault, not the peer.
 var errSource = errors.New("the snapshot to send")
@@ -171,7 +174,7 @@ func (t *Transport) serveSnapshot(nc net.Conn, r *bufio.Reader, from string) {
 }
 
 func (t *Transport) pings(nc net.Conn, stop <-chan struct{}) {
-	tick := time.NewTicker(max(t.cfg.IOTimeout/4, time.Millisecond))
+	tick := time.NewTicker(max(min(t.cfg.IOTimeout/4, pingEvery), time.Millisecond))
 	defer tick.Stop()
 	ping := appendFrame(nil, framePing, 0, nil, nil)
 	for {

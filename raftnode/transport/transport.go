@@ -63,7 +63,7 @@ type Transport struct {
 	mu       sync.RWMutex // guards what follows
 	groups   map[string]*Group
 	links    map[linkKey]*link
-	accepted map[acceptedKey]net.Conn
+	accepted map[acceptedKey]*accepted
 	closed   bool
 }
 
@@ -76,6 +76,15 @@ type acceptedKey struct {
 	from string
 	kind byte
 }
+
+type accepted struct {
+	conn net.Conn
+	out  *outbox
+}
+
+// lastWords is how long Close waits until answers that raft has given are written. One that gets lost costs the peer a repetition, and hashicorp/raft
+// 1.8.0 more: a leader that missed the answer names an entry as predecessor that the follower may have compacted, and then sends it snapshots for ever.
+const lastWords = 500 * time.Millisecond
 
 // ErrClosed means that the transport or the group's part of it is closed.
 var ErrClosed = errors.New("transport is closed")
@@ -117,7 +126,7 @@ func Listen(cfg Config) (*Transport, error) {
 		cfg: cfg, listener: l,
 		limit:    rate.NewLimiter(rate.Limit(cfg.SnapshotRate), snapshotPiece(cfg.SnapshotRate, cfg.IOTimeout)),
 		outgoing: make(chan struct{}, cfg.SnapshotsOut), incoming: make(chan struct{}, cfg.SnapshotsIn),
-		groups: make(map[string]*Group), links: make(map[linkKey]*link), accepted: make(map[acceptedKey]net.Conn),
+		groups: make(map[string]*Group), links: make(map[linkKey]*link), accepted: make(map[acceptedKey]*accepted),
 	}
 	t.calls = &inbox[call]{handle: t.answerCall, workers: maxCalls, maxItems: maxCallsWaiting, maxBytes: laneBytes, all: &t.inbound, wg: &t.wg}
 	t.own = t.newNotes()
@@ -226,7 +235,20 @@ func (t *Transport) Close() error {
 	for _, g := range t.groups {
 		groups = append(groups, g)
 	}
+	outs := make([]*outbox, 0, len(t.accepted))
+	for _, a := range t.accepted {
+		outs = append(outs, a.out)
+	}
 	t.mu.Unlock()
+	patience := time.NewTimer(lastWords)
+	defer patience.Stop()
+	for _, out := range outs {
+		select {
+		case <-out.drained():
+		case <-patience.C:
+			patience.Reset(0)
+		}
+	}
 	t.cancel() // connections end with it
 	err := t.listener.Close()
 	t.calls.close()

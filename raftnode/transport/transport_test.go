@@ -150,6 +150,41 @@ func TestHandshakeRefusals(t *testing.T) {
 	}
 }
 
+// Two versions tell each other why they do not talk; the first version closed without a word.
+func TestAnotherVersionIsToldWhy(t *testing.T) {
+	var b book
+	tr := listen(t, &b, "n1~a", nil)
+	raw, _ := (&handshake{kind: kindLog, cluster: "c1", from: "n2~b", to: "n1~a"}).encode()
+	for _, version := range []byte{1, protocolVersion + 1} {
+		raw[4] = version
+		nc := rawDial(t, tr)
+		nc.Write(raw)
+		if err := readAnswer(bufio.NewReader(nc)); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), fmt.Sprintf("speaks version 2 of the protocol, not %d", version)) {
+			t.Errorf("version %d is told %v", version, err)
+		}
+	}
+	if tr.Strangers() != 0 {
+		t.Error("a member of another version counts as a stranger")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	b.set("n2~b", l.Addr().String())
+	go func() { // ends with the one connection
+		if nc, err := l.Accept(); err == nil {
+			io.ReadFull(nc, make([]byte, 6))
+			nc.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, nc)
+			nc.Close()
+		}
+	}()
+	if _, err := tr.Call(testContext(t), "n2~b", 1, nil); err == nil || !strings.Contains(err.Error(), "another version than 2") {
+		t.Errorf("at the other end: %v", err)
+	}
+}
+
 func rawDial(t testing.TB, to *Transport) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", to.Addr().String())
@@ -476,14 +511,28 @@ func replicate(t *testing.T, ts []*Transport, key string, entries int) {
 	}
 }
 
-func TestTwoGroupsShareThreeListeners(t *testing.T) {
+// Fifty groups elect and commit over the same few connections.
+func TestManyGroupsShareThreeListeners(t *testing.T) {
+	const groups = 50
 	var b book
 	ts := []*Transport{listen(t, &b, "n1~a", nil), listen(t, &b, "n2~b", nil), listen(t, &b, "n3~c", nil)}
 	var wg sync.WaitGroup
-	for _, key := range []string{"1-1", "2-1"} {
-		wg.Go(func() { replicate(t, ts, key, 100) })
+	for i := range groups {
+		wg.Go(func() { replicate(t, ts, fmt.Sprintf("%d-1", i+1), 40) })
 	}
 	wg.Wait()
+	for _, tr := range ts {
+		s := tr.Stats()
+		if s.Connections > 8 {
+			t.Errorf("%d connections for %d groups, want at most two to and two from each peer", s.Connections, groups)
+		}
+		if s.Frames <= s.Writes {
+			t.Errorf("%d frames in %d writes: they do not share writes", s.Frames, s.Writes)
+		}
+		if s.Broken != 0 || s.Dropped != 0 || s.Inbound != 0 {
+			t.Errorf("got %+v", s)
+		}
+	}
 }
 
 func TestCloseLeavesNoGoroutine(t *testing.T) {
@@ -491,6 +540,19 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	var b book
 	ts := []*Transport{listen(t, &b, "n1~a", nil), listen(t, &b, "n2~b", nil), listen(t, &b, "n3~c", nil)}
 	replicate(t, ts, "1-1", 10)
+	left, hold := openGroup(t, ts[0], "2-1"), openGroup(t, ts[1], "2-1") // not closed by anybody, with something in flight
+	p, err := left.AppendEntriesPipeline("n2~b", "n2~b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.AppendEntries(appendOf("n1~a", 1, nil), new(raft.AppendEntriesResponse)); err != nil {
+		t.Fatal(err)
+	}
+	go left.InstallSnapshot("n2~b", "n2~b", &raft.InstallSnapshotRequest{RPCHeader: ownHeader(), Size: 1 << 30}, new(raft.InstallSnapshotResponse), zeros(1<<30)) // ends with the transport
+	snapshot := <-hold.Consumer()
+	if snapshot.Reader == nil {
+		snapshot = <-hold.Consumer()
+	}
 	for _, from := range ts {
 		for _, to := range ts {
 			if _, err := from.Call(testContext(t), to.cfg.LocalID, 1, nil); err != nil {
@@ -504,6 +566,17 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, tr := range ts {
+		if s := tr.Stats(); s.Connections != 0 || s.Snapshots != 0 || s.Inbound != 0 {
+			t.Errorf("after Close: %+v", s)
+		}
+	}
+	defer func() {
+		if t.Failed() {
+			stacks := make([]byte, 1<<20)
+			t.Logf("%s", stacks[:runtime.Stack(stacks, true)])
+		}
+	}()
 	eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
 }
 
