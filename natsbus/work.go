@@ -13,11 +13,16 @@ type work struct {
 	idle chan struct{} // closed when n is 0; nil while nobody waits
 }
 
-// start runs fn in the background.
-func (w *work) start(fn func()) {
+// add counts something that ends with a call of done.
+func (w *work) add() {
 	w.mu.Lock()
 	w.n++
 	w.mu.Unlock()
+}
+
+// start runs fn in the background.
+func (w *work) start(fn func()) {
+	w.add()
 	go func() { // ends with fn
 		defer w.done()
 		fn()

@@ -22,8 +22,9 @@ const (
 
 // write is a decoded write request.
 type write interface {
-	// begin hands the write to the local leader; called in the order in which requests came. The function it returns waits for the result.
-	begin() (wait func() (any, *api.Error), err *api.Error)
+	// begin hands the write to the local leader; called in the order in which requests came. Unless it returns an error, done is called once with the
+	// result, from another goroutine.
+	begin(done func(any, *api.Error)) *api.Error
 	// payload is the request as it is forwarded: with every id stamped, so that it is the same write wherever it is tried.
 	payload() ([]byte, error)
 	// repeatable reports whether trying the write again after an unknown outcome yields the first outcome.
@@ -70,12 +71,8 @@ func newAppend(r *request, s *stores.Store) (*appendWrite, *api.Error) {
 	return &appendWrite{store: s, append: a}, nil
 }
 
-func (w *appendWrite) begin() (func() (any, *api.Error), *api.Error) {
-	pending, err := w.store.Begin(w.append)
-	if err != nil {
-		return nil, err
-	}
-	return func() (any, *api.Error) { return pending.Wait() }, nil
+func (w *appendWrite) begin(done func(any, *api.Error)) *api.Error {
+	return w.store.Begin(w.append, func(v *api.AppendResponse, err *api.Error) { done(v, err) })
 }
 
 func (w *appendWrite) payload() ([]byte, error) {
@@ -96,17 +93,15 @@ func (b *Bus) begin(p *post, r *request, w write) {
 		r.fail(api.ErrOverloaded.With("store %s has %d writes under way; slow down and retry", p.store.Name(), maxInflight))
 		return
 	}
-	wait, err := w.begin()
-	if err != nil {
-		p.inflight.Add(-1)
-		b.settle(p, r, w, nil, err)
-		return
-	}
-	b.work.start(func() { // ends with the write; a leader without a majority gives up within its lease
-		v, err := wait()
+	b.work.add() // until it is answered
+	done := func(v any, err *api.Error) {
+		defer b.work.done()
 		p.inflight.Add(-1)
 		b.settle(p, r, w, v, err)
-	})
+	}
+	if err := w.begin(done); err != nil {
+		done(nil, err)
+	}
 }
 
 // settle answers, unless the write has to be tried at another leader.
@@ -145,11 +140,7 @@ func (b *Bus) standIn(p *post, r *request, w write) {
 		var result *api.Error
 		switch {
 		case view.Role == raftnode.Serving:
-			wait, err := w.begin()
-			var v any
-			if err == nil {
-				v, err = wait()
-			}
+			v, err := carryOut(w)
 			if !tryElsewhere(err, w) {
 				r.answer(v, err)
 				return
@@ -172,6 +163,20 @@ func (b *Bus) standIn(p *post, r *request, w write) {
 		p.store.WaitLeadership(again, func(l raftnode.Leadership) bool { return l.Leader != view.Leader || l.Role != view.Role })
 		stop()
 	}
+}
+
+// carryOut is begin, and waits for the result.
+func carryOut(w write) (any, *api.Error) {
+	type result struct {
+		v   any
+		err *api.Error
+	}
+	c := make(chan result, 1)
+	if err := w.begin(func(v any, err *api.Error) { c <- result{v, err} }); err != nil {
+		return nil, err
+	}
+	r := <-c
+	return r.v, r.err
 }
 
 // configWrite creates, changes or drops a store.
@@ -204,26 +209,31 @@ func newConfigWrite(r *request) (*configWrite, *api.Error) {
 	return w, api.Unmarshal(w.raw, into)
 }
 
-func (w *configWrite) begin() (func() (any, *api.Error), *api.Error) {
-	return func() (any, *api.Error) {
-		ctx, cancel := context.WithTimeout(w.bus.ctx, writeTimeout)
-		defer cancel()
-		be := w.bus.backend.Load()
-		if w.verb == "delete" {
-			return be.Config.Delete(ctx, w.name, w.drop)
-		}
-		res, err := be.Config.Put(ctx, w.name, w.put)
-		if err != nil || !res.Created {
-			return res, err
-		}
-		if err := w.bus.awaitServing(ctx, w.name); err != nil {
-			return nil, api.ErrTimeout.With("store %s is created (version %d), but no leader serves it yet: %v; it will be there shortly", w.name, res.Version, err)
-		}
-		if s, ok := be.Stores.Get(w.name); ok {
-			res.Leader = raftnode.ServerName(s.Leadership().Leader)
-		}
-		return res, nil
-	}, nil
+func (w *configWrite) begin(done func(any, *api.Error)) *api.Error {
+	w.bus.work.start(func() { // ends with the write, after writeTimeout at the latest
+		done(w.carryOut())
+	})
+	return nil
+}
+
+func (w *configWrite) carryOut() (any, *api.Error) {
+	ctx, cancel := context.WithTimeout(w.bus.ctx, writeTimeout)
+	defer cancel()
+	be := w.bus.backend.Load()
+	if w.verb == "delete" {
+		return be.Config.Delete(ctx, w.name, w.drop)
+	}
+	res, err := be.Config.Put(ctx, w.name, w.put)
+	if err != nil || !res.Created {
+		return res, err
+	}
+	if err := w.bus.awaitServing(ctx, w.name); err != nil {
+		return nil, api.ErrTimeout.With("store %s is created (version %d), but no leader serves it yet: %v; it will be there shortly", w.name, res.Version, err)
+	}
+	if s, ok := be.Stores.Get(w.name); ok {
+		res.Leader = raftnode.ServerName(s.Leadership().Leader)
+	}
+	return res, nil
 }
 
 func (w *configWrite) payload() ([]byte, error) { return w.raw, nil }

@@ -35,6 +35,7 @@ type Store struct {
 	machine *fsm.FSM
 	group   *raftnode.Group
 	feed    *liveFeed
+	door    door
 	now     func() time.Time
 	log     *slog.Logger
 
@@ -53,6 +54,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
 	s := &Store{spec: spec, now: m.cfg.Now, log: log, flushSlots: m.flushSlots}
+	s.door.store = s
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
 		onDirty = nil
@@ -125,6 +127,7 @@ func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 // close waits for appends under way, the Raft group and the feed, in this order.
 func (s *Store) close() error {
 	err := s.group.Close()
+	s.door.close()
 	s.feed.close()
 	if merr := s.machine.Close(); err == nil {
 		err = merr
@@ -183,27 +186,22 @@ func StampIDs(a *Append) {
 	}
 }
 
-// Pending is an append on its way to a majority.
-type Pending struct {
-	store    *Store
-	append   *Append
-	proposal *raftnode.Proposal
-}
-
 // Begin stamps ids and time, and hands the append to the store's leader, which must be this replica. Appends take effect in the order of
-// the Begin calls. Wait must be called when Begin returned no error.
-func (s *Store) Begin(a *Append) (*Pending, *api.Error) {
+// the Begin calls. When Begin returns no error, done is called once, from another goroutine, with the append's result, once it is committed and applied
+// here, or why it was refused; it should not block.
+//
+// api.ErrOutcomeUnknown is the one error after which the append may still take effect; trying the same Append again, here or at
+// another leader, tells.
+func (s *Store) Begin(a *Append, done func(*api.AppendResponse, *api.Error)) *api.Error {
 	if err := a.Check(); err != nil {
-		return nil, err
+		return err
 	}
 	if l := s.group.Leadership(); l.Role != raftnode.Serving {
-		return nil, s.notLeader(l)
+		return s.notLeader(l)
 	}
-	p, err := s.group.Propose(fsm.Encode(s.command(a)))
-	if err != nil {
-		return nil, s.apiError(err)
-	}
-	return &Pending{store: s, append: a, proposal: p}, nil
+	cmd := s.command(a)
+	s.door.enter(&pending{stream: a.Stream, body: cmd.Body(), done: done})
+	return nil
 }
 
 func (s *Store) command(a *Append) fsm.Append {
@@ -221,36 +219,18 @@ func (s *Store) command(a *Append) fsm.Append {
 	return cmd
 }
 
-// Wait returns the append's result once it is committed and applied here, or why it was refused.
-//
-// api.ErrOutcomeUnknown is the one error after which the append may still take effect; trying the same Append again, here or at
-// another leader, tells.
-func (p *Pending) Wait() (*api.AppendResponse, *api.Error) {
-	res, err := p.proposal.Wait()
-	if err != nil {
-		return nil, p.store.apiError(err)
-	}
-	result, ok := res.(fsm.Result)
-	if !ok || len(result.Append) != 1 { // committed, but this replica could not apply it
-		return nil, api.ErrOutcomeUnknown.With("store %s failed on this node while the append was under way; retry with the same event ids to find out", p.store.Name())
-	}
-	r := result.Append[0]
-	if r.Err != nil {
-		return nil, r.Err
-	}
-	return &api.AppendResponse{
-		Reply: api.Reply{Type: api.TypeAppend}, Store: p.store.Name(), Stream: p.append.Stream,
-		FirstVersion: r.FirstVersion, Version: r.Version, FirstPosition: r.FirstPosition, Position: r.Position, Duplicate: r.Duplicate,
-	}, nil
-}
-
-// Append is Begin and Wait in one.
+// Append is Begin, and waits for the result.
 func (s *Store) Append(a *Append) (*api.AppendResponse, *api.Error) {
-	p, err := s.Begin(a)
-	if err != nil {
+	type result struct {
+		v   *api.AppendResponse
+		err *api.Error
+	}
+	c := make(chan result, 1)
+	if err := s.Begin(a, func(v *api.AppendResponse, err *api.Error) { c <- result{v, err} }); err != nil {
 		return nil, err
 	}
-	return p.Wait()
+	r := <-c
+	return r.v, r.err
 }
 
 func (s *Store) notLeader(l raftnode.Leadership) *api.Error {
