@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"hash/crc32"
 	"io"
@@ -20,6 +21,7 @@ type cutter struct {
 	after    atomic.Int64
 	cuts     atomic.Int64
 	wg       sync.WaitGroup
+	done     context.Context // cancelled by the clean-up; ends the connections that were not cut
 }
 
 func newCutter(t testing.TB, to string) *cutter {
@@ -28,7 +30,8 @@ func newCutter(t testing.TB, to string) *cutter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cutter{listener: l, to: to}
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &cutter{listener: l, to: to, done: ctx}
 	c.wg.Go(func() { // ends when the listener is closed
 		for {
 			nc, err := l.Accept()
@@ -38,7 +41,7 @@ func newCutter(t testing.TB, to string) *cutter {
 			c.wg.Go(func() { c.carry(nc) }) // ends when it is cut, or with either end
 		}
 	})
-	t.Cleanup(func() { l.Close(); c.wg.Wait() })
+	t.Cleanup(func() { l.Close(); cancel(); c.wg.Wait() })
 	return c
 }
 
@@ -49,6 +52,7 @@ func (c *cutter) carry(nc net.Conn) {
 		return
 	}
 	defer peer.Close()
+	defer context.AfterFunc(c.done, func() { nc.Close(); peer.Close() })()
 	c.wg.Go(func() { // ends with either connection
 		io.Copy(nc, peer)
 		nc.Close()
