@@ -80,7 +80,7 @@ func Open(cfg Config) (*Node, error) {
 	if cfg.OnFatal == nil {
 		cfg.OnFatal = func(err error) { panic(err) }
 	}
-	log, err := wal.OpenBolt(wal.Config{
+	log, err := wal.OpenSegments(wal.Config{
 		Path:      filepath.Join(cfg.Identity.Dir(), "raft.db"),
 		NodeID:    cfg.Identity.DiskID,
 		MustExist: cfg.HasData,

@@ -35,6 +35,10 @@ type Config struct {
 	// a node that lost its log must not vote again under its old id.
 	MustExist bool
 
+	// SegmentSize is the size of a segment file in bytes, for OpenSegments; default 32 MiB. Larger ones let more entries be cut before their segment
+	// is settled, and take longer to read at start.
+	SegmentSize int64
+
 	// OnFatal is called once, from the writer, when a write or fsync failed;
 	// after that no call succeeds. It is for ending the process and must not
 	// call the log. The default panics.

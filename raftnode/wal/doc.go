@@ -8,8 +8,10 @@
 // commit is on its way to the disk, the next one gathers. Nobody waits for a
 // timer, so a lone writer pays for exactly one commit.
 //
-// [OpenBolt] is the simple implementation: one bbolt file. Package waltest
-// holds the tests that any implementation must pass.
+// [OpenSegments] is what nodes use: an append-only segment log in front of a
+// bbolt file, see DESIGN.md. [OpenBolt] is the bbolt file alone, the simple
+// implementation that the other is held against. Package waltest holds the tests
+// that any implementation must pass.
 //
 // # The invariant
 //

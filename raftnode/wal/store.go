@@ -85,6 +85,11 @@ func (s *boltStore) GetLog(index uint64, out *raft.Log) error {
 		return err
 	}
 	defer s.release()
+	return s.get(index, out)
+}
+
+// get is GetLog without the question whether the store is open.
+func (s *boltStore) get(index uint64, out *raft.Log) error {
 	if !s.getHead().has(index) {
 		return raft.ErrLogNotFound
 	}

@@ -1,0 +1,183 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// segmentStore is one group of a [SegmentLog].
+type segmentStore struct {
+	log   *SegmentLog
+	group *group
+
+	// life is held for reading by every call, for writing by Close, which so waits for them. It guards closed.
+	life   sync.RWMutex
+	closed bool
+}
+
+var _ Store = (*segmentStore)(nil)
+
+// acquire begins a call; the caller must call release unless it fails.
+func (s *segmentStore) acquire() error {
+	if err := s.log.err(); err != nil {
+		return s.wrap(err)
+	}
+	s.life.RLock()
+	if s.closed {
+		s.life.RUnlock()
+		return s.wrap(ErrClosed)
+	}
+	return nil
+}
+
+func (s *segmentStore) release() { s.life.RUnlock() }
+
+func (s *segmentStore) wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("group %s: %w", s.group.id, err)
+}
+
+// FirstIndex implements raft.LogStore; 0 if there are no entries.
+func (s *segmentStore) FirstIndex() (uint64, error) {
+	if err := s.acquire(); err != nil {
+		return 0, err
+	}
+	defer s.release()
+	first, _ := s.group.bounds()
+	return first, nil
+}
+
+// LastIndex implements raft.LogStore; 0 if there are no entries.
+func (s *segmentStore) LastIndex() (uint64, error) {
+	if err := s.acquire(); err != nil {
+		return 0, err
+	}
+	defer s.release()
+	_, last := s.group.bounds()
+	return last, nil
+}
+
+// GetLog implements raft.LogStore.
+func (s *segmentStore) GetLog(index uint64, out *raft.Log) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	err := s.group.get(index, out)
+	if errors.Is(err, raft.ErrLogNotFound) {
+		return raft.ErrLogNotFound // raft compares it with ==
+	}
+	return s.wrap(err)
+}
+
+// StoreLog implements raft.LogStore.
+func (s *segmentStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore. Index 0 is refused: it means "none".
+func (s *segmentStore) StoreLogs(logs []*raft.Log) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	if len(logs) == 0 {
+		return nil
+	}
+	size := 0
+	for _, l := range logs {
+		size += itemHead + 12 + sealSize + recordHeader + len(l.Data) + len(l.Extensions)
+	}
+	r := &segmentRequest{group: s.group, data: make([]byte, 0, size), items: make([]item, len(logs))}
+	for i, l := range logs {
+		if l.Index == 0 {
+			return s.wrap(fmt.Errorf("store entry %d of %d: index 0 is not an index", i, len(logs)))
+		}
+		sealed, err := encodeEntry(s.group.id, l)
+		if err != nil {
+			return s.wrap(err)
+		}
+		r.data, r.items[i] = appendEntryItem(r.data, s.group.id, l.Index, sealed)
+	}
+	return s.wrap(s.log.do(r))
+}
+
+// DeleteRange implements raft.LogStore; lo and hi are inclusive. A range that holds nothing is not an error.
+func (s *segmentStore) DeleteRange(lo, hi uint64) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	first, last := s.group.bounds()
+	if first == 0 || lo > hi || hi < first || lo > last {
+		return nil
+	}
+	r := &segmentRequest{group: s.group}
+	r.data, r.items = appendOne(appendDeleteItem(nil, s.group.id, lo, hi))
+	return s.wrap(s.log.do(r))
+}
+
+// Set implements raft.StableStore. The key has 1 to 1024 bytes.
+func (s *segmentStore) Set(key, val []byte) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	if len(key) == 0 || len(key) > maxKey || len(val) > maxRecord {
+		return s.wrap(fmt.Errorf("set %q: key of %d bytes, value of %d: %w", key[:min(len(key), 32)], len(key), len(val), ErrTooLarge))
+	}
+	r := &segmentRequest{group: s.group}
+	r.data, r.items = appendOne(appendStableItem(nil, s.group.id, string(key), encodeValue(s.group.id, key, val)))
+	return s.wrap(s.log.do(r))
+}
+
+// Get implements raft.StableStore: [ErrKeyNotFound] for a missing key.
+func (s *segmentStore) Get(key []byte) ([]byte, error) {
+	if err := s.acquire(); err != nil {
+		return nil, err
+	}
+	defer s.release()
+	v, err := s.group.value(key)
+	if err == ErrKeyNotFound {
+		return nil, err // raft compares its text
+	}
+	return v, s.wrap(err)
+}
+
+// SetUint64 implements raft.StableStore.
+func (s *segmentStore) SetUint64(key []byte, val uint64) error {
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, val))
+}
+
+// GetUint64 implements raft.StableStore: 0 for a missing key, an error for a value that Set wrote and that is not 8 bytes long.
+func (s *segmentStore) GetUint64(key []byte) (uint64, error) {
+	v, err := s.Get(key)
+	if err == ErrKeyNotFound {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(v) != 8 {
+		return 0, s.wrap(fmt.Errorf("stable value %q has %d bytes: not a uint64", key, len(v)))
+	}
+	return binary.BigEndian.Uint64(v), nil
+}
+
+// Close implements [Store]. A second Close does nothing.
+func (s *segmentStore) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.log.mu.Lock()
+	delete(s.log.open, s.group.id)
+	s.log.mu.Unlock()
+	return nil
+}

@@ -1,0 +1,229 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+)
+
+// segmentRequest is one write that waits for its batch.
+type segmentRequest struct {
+	group *group
+	data  []byte // its records
+	items []item // the same, with places relative to data
+	done  chan error
+}
+
+var errLogClosed = errors.New("the log is closing")
+
+// do queues a request and waits until it is on the disk and visible.
+func (l *SegmentLog) do(r *segmentRequest) error {
+	r.done = make(chan error, 1)
+	l.queueMu.Lock()
+	if err := l.refusal(); err != nil {
+		l.queueMu.Unlock()
+		return err
+	}
+	l.queue = append(l.queue, r)
+	l.queueMu.Unlock()
+	l.filled.Signal()
+	return <-r.done
+}
+
+// err returns why no call may be served, or nil.
+func (l *SegmentLog) err() error {
+	l.queueMu.Lock()
+	defer l.queueMu.Unlock()
+	return l.refusal()
+}
+
+func (l *SegmentLog) refusal() error {
+	if l.failed != nil {
+		return l.failed
+	}
+	if l.closed {
+		return ErrClosed
+	}
+	return nil
+}
+
+// run is the writer: it takes everything that waits, writes it as one batch, syncs, makes it visible, and answers. While a batch is on its way to the disk the
+// next one gathers. Nobody waits for a timer.
+func (l *SegmentLog) run() {
+	defer close(l.ended)
+	for {
+		reqs := l.take()
+		if len(reqs) == 0 {
+			return
+		}
+		err := l.writeBatch(reqs)
+		if err != nil {
+			l.fail(err)
+			l.queueMu.Lock()
+			err = l.failed
+			reqs = append(reqs, l.queue...)
+			l.queue = nil
+			l.queueMu.Unlock()
+		}
+		for _, r := range reqs {
+			r.done <- err
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// take waits until something is queued and takes as much of it as one batch may hold. It returns nothing when the log is closed and the queue empty.
+func (l *SegmentLog) take() []*segmentRequest {
+	l.queueMu.Lock()
+	defer l.queueMu.Unlock()
+	for len(l.queue) == 0 && !l.closed {
+		l.filled.Wait()
+	}
+	n, size := 0, 0
+	for n < len(l.queue) && n < maxBatchRequests && (n == 0 || size+len(l.queue[n].data) <= maxBatchBytes) {
+		size += len(l.queue[n].data)
+		n++
+	}
+	reqs := l.queue[:n:n]
+	if l.queue = l.queue[n:]; len(l.queue) == 0 {
+		l.queue = nil // lets the array go
+	}
+	return reqs
+}
+
+func (l *SegmentLog) writeBatch(reqs []*segmentRequest) error {
+	size := batchHead + batchAlign
+	for _, r := range reqs {
+		size += len(r.data)
+	}
+	if l.current.end+int64(size) > l.current.size {
+		if err := l.roll(int64(size)); err != nil {
+			return err
+		}
+	}
+	s := l.current
+	if cap(l.buf) < size {
+		l.buf = make([]byte, 0, size+size/4)
+	}
+	b := l.buf[:batchHead]
+	for _, r := range reqs {
+		b = append(b, r.data...)
+	}
+	b = s.sealBatch(b, l.next)
+	if cap(l.buf) > maxBatchBytes*2 {
+		l.buf = nil // one huge batch should not keep its memory
+	}
+	if _, err := s.file.WriteAt(b, s.end); err != nil {
+		return fmt.Errorf("write %s: %w", s.name, err)
+	}
+	if err := s.file.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", s.name, err)
+	}
+	// Durable. Whoever reads from now on may see it.
+	var sum Stats
+	base := s.end + batchHead
+	for _, r := range reqs {
+		for i := range r.items {
+			it := &r.items[i]
+			if it.kind == kindDelete {
+				first, last := r.group.bounds()
+				if lo, hi := max(first, it.lo), min(last, it.hi); first > 0 && lo <= hi {
+					sum.Deleted += hi - lo + 1
+				}
+			}
+			if it.kind == kindEntry {
+				sum.Entries++
+			}
+			if err := r.group.apply(it, s, base); err != nil {
+				return err
+			}
+		}
+		base += int64(len(r.data))
+		sum.Bytes += uint64(len(r.data))
+	}
+	s.end += int64(len(b))
+	l.next++
+	if l.prepared == nil && s.end > s.size/2 {
+		l.prepare(s.number + 1)
+	}
+	l.queueMu.Lock()
+	l.stats.Syncs++
+	l.stats.Batches++
+	l.stats.Requests += uint64(len(reqs))
+	l.stats.MaxBatch = max(l.stats.MaxBatch, uint64(len(reqs)))
+	l.stats.Entries += sum.Entries
+	l.stats.Deleted += sum.Deleted
+	l.stats.Bytes += sum.Bytes
+	l.queueMu.Unlock()
+	return nil
+}
+
+// preparation is a segment that is being made.
+type preparation struct {
+	done chan struct{} // closed when seg or err is set
+	seg  *segment
+	err  error
+}
+
+// prepare makes the next segment's file in the background, so that nobody waits for its zeroes to be written.
+func (l *SegmentLog) prepare(number uint64) {
+	p := &preparation{done: make(chan struct{})}
+	l.prepared = p
+	go func() { // ends with the file; Close waits for it
+		defer close(p.done)
+		p.seg, p.err = l.create(number)
+	}()
+}
+
+// roll begins the next segment, with room for a batch of so many bytes. It waits while too many full ones are not settled.
+func (l *SegmentLog) roll(size int64) error {
+	full := l.current
+	if l.prepared == nil {
+		l.prepare(full.number + 1)
+	}
+	p := l.prepared
+	<-p.done
+	l.prepared = nil
+	if p.err != nil {
+		return p.err
+	}
+	next := p.seg
+	if err := next.begin(l.cfg.NodeID, l.next); err != nil {
+		next.file.Close()
+		return fmt.Errorf("begin %s: %w", next.name, err)
+	}
+	next.size = max(next.size, segmentHead+size) // a batch beyond the file's end makes it longer
+	l.fullMu.Lock()
+	for len(l.full) >= maxFull && !l.stop && l.alive() {
+		l.drained.Wait()
+	}
+	l.full = append(l.full, full)
+	l.fullMu.Unlock()
+	l.drained.Broadcast()
+	l.current = next
+	return nil
+}
+
+func (l *SegmentLog) alive() bool {
+	l.queueMu.Lock()
+	defer l.queueMu.Unlock()
+	return l.failed == nil
+}
+
+// fail ends the log, once. It is marked before anybody hears of it, and the owner hears of it first: usually that is the end of the process.
+func (l *SegmentLog) fail(err error) {
+	l.queueMu.Lock()
+	first := l.failed == nil
+	if first {
+		l.failed = fmt.Errorf("raft log: write failed, nothing is acknowledged any more: %w", err)
+		err = l.failed
+	}
+	l.queueMu.Unlock()
+	if first {
+		l.cfg.OnFatal(err)
+	}
+	l.fullMu.Lock()
+	defer l.fullMu.Unlock()
+	l.drained.Broadcast()
+}
