@@ -32,8 +32,8 @@ type Config struct {
 
 // Manager opens, closes and sets aside the stores of one node.
 type Manager struct {
-	cfg        Config
-	flushSlots chan struct{} // bounds how many stores sync at once
+	cfg     Config
+	flushes flushes
 
 	mu      sync.Mutex // guards what follows
 	stores  map[string]*Store
@@ -50,8 +50,7 @@ type Failure struct {
 
 // openParallel bounds how many stores open at once: each replays its log and syncs.
 const (
-	openParallel  = 8
-	flushParallel = 4
+	openParallel = 8
 )
 
 // NewManager returns a manager with no store open.
@@ -62,7 +61,7 @@ func NewManager(cfg Config) *Manager {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{cfg: cfg, flushSlots: make(chan struct{}, flushParallel), stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{})}
+	return &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{})}
 }
 
 // Open opens one store. A store that cannot be opened stays closed and is listed by Failures; the others go on.

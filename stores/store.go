@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -39,7 +40,7 @@ type Store struct {
 	now     func() time.Time
 	log     *slog.Logger
 
-	flushSlots chan struct{} // shared by all stores of the node
+	flushes *flushes // shared by all stores of the node
 }
 
 const (
@@ -53,7 +54,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, flushSlots: m.flushSlots}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, flushes: &m.flushes}
 	s.door.store = s
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
@@ -92,16 +93,35 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	return s, nil
 }
 
-// flushEvery is how long applied entries may wait to be synced into the state file; the log has them until then.
-const flushEvery = time.Second
-
-// flushSoon is told that the state file is behind. Flushes of many stores at once would contend for the disk, so a bounded number run.
+// flushSoon is told that the state file is behind.
 func (s *Store) flushSoon() {
-	time.AfterFunc(flushEvery, func() { // ends with the flush; a machine that is closed by then has flushed
-		s.flushSlots <- struct{}{}
-		defer func() { <-s.flushSlots }()
+	time.AfterFunc(s.flushes.after(time.Now()), func() { // ends with the flush; a machine that is closed by then has flushed
 		s.machine.Flush() // an error ends the replica through OnFatal
 	})
+}
+
+// flushes spreads the syncs of a node's state files. Each costs a sync of a file that may have grown, and while the file system writes its journal for it the
+// raft log waits too; nobody waits for a flush, since the log has what is not flushed.
+type flushes struct {
+	mu   sync.Mutex // guards next
+	next time.Time  // no flush before
+}
+
+const (
+	flushEvery = time.Second           // applied entries are flushed so long after the first of them, when few stores are written to
+	flushGap   = 40 * time.Millisecond // between two flushes of a node: 200 busy stores are flushed every 8 s
+)
+
+// after reserves the next place and returns how long it is until then.
+func (f *flushes) after(now time.Time) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := now.Add(flushEvery)
+	if at.Before(f.next) {
+		at = f.next
+	}
+	f.next = at.Add(flushGap)
+	return at.Sub(now)
 }
 
 // Name returns the store's name.
