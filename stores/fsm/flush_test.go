@@ -12,24 +12,10 @@ import (
 	"github.com/quorate/quorate/api"
 )
 
-// crash ends the machine as a power cut does: what was not synced is gone.
-func crash(t *rapid.T, f *FSM) {
-	f.disk.Lock()
-	defer f.disk.Unlock()
-	if f.tx != nil {
-		if err := f.tx.Rollback(); err != nil {
-			t.Fatal(err)
-		}
-		f.tx = nil
-	}
-	if err := f.db.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestFlushAndCrash: whenever the state is synced, and whenever the power is cut, the machine together with its log is the one that syncs every
 // batch; what was not synced yet is read as if it were; and a snapshot never lets the log forget what the file does not have.
 func TestFlushAndCrash(t *testing.T) {
+	tb := t
 	rapid.Check(t, func(rt *rapid.T) {
 		path := filepath.Join(t.TempDir(), "lazy.db")
 		dirty := 0
@@ -82,7 +68,7 @@ func TestFlushAndCrash(t *testing.T) {
 				cut = uint64(len(log))
 			},
 			"crash": func(t *rapid.T) {
-				crash(t, lazy)
+				crash(tb, lazy)
 				lazy = open()
 				replay()
 			},
@@ -139,11 +125,11 @@ func TestFlushIsDue(t *testing.T) {
 	}
 	appendBytes(10)
 	appendBytes(10)
-	if told != 1 || f.tx == nil {
+	if told != 1 || f.Pressure() == 0 {
 		t.Errorf("told %d times, want once", told)
 	}
-	if err := f.Flush(); err != nil || f.tx != nil {
-		t.Errorf("after a flush: %v", err)
+	if err := f.Flush(); err != nil || f.Pressure() != 0 {
+		t.Errorf("after a flush: %v, pressure %v", err, f.Pressure())
 	}
 	appendBytes(10)
 	if told != 2 {
@@ -152,7 +138,8 @@ func TestFlushIsDue(t *testing.T) {
 	for range maxPending/api.MaxEventData + 1 {
 		appendBytes(api.MaxEventData)
 	}
-	if f.pending > maxPending {
-		t.Errorf("%d bytes are kept back, at most %d may be", f.pending, maxPending)
+	f.background.Wait()
+	if n := f.unsynced(); n > maxPending {
+		t.Errorf("%d bytes are kept back, at most %d may be", n, maxPending)
 	}
 }
