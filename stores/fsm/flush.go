@@ -97,7 +97,7 @@ func (f *FSM) commit(o *overlay, st state) (err error) {
 		return fmt.Errorf("%w: the file ends at event %d of %d streams, what is to follow begins behind %d of %d", ErrDamaged, d.st.position, d.st.streams, o.base.position, o.base.streams)
 	}
 	cat := d.cat
-	if err := cat.tend(tx, d, len(o.events), f.hook); err != nil {
+	if err := cat.tend(tx, d, len(o.events), f.bounds, f.hook); err != nil {
 		return err
 	}
 	if err := o.write(tx, &cat); err != nil {

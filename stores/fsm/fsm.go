@@ -65,6 +65,7 @@ type FSM struct {
 	pending    atomic.Uint64  // bytes in the active overlay
 	held       atomic.Uint64  // bytes in the frozen one
 
+	bounds   bounds                  // of the work on runs that a flush does
 	hookStep func(step string) error // tests: called at the steps of a flush; its error is a crash there
 	hookView func()                  // tests: called while a view is held
 }
@@ -88,7 +89,7 @@ func Open(cfg Config) (*FSM, error) {
 	if err := os.Remove(cfg.Path + restoreSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	f := &FSM{cfg: cfg, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
+	f := &FSM{cfg: cfg, bounds: usualBounds, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
 	f.room = sync.NewCond(&f.mu)
 	file, err := openFile(cfg.Path, cfg)
 	if err != nil {

@@ -8,14 +8,15 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Bounds of the work on runs that a flush does beside its own entries, a tree. An entry is merged once a tier, so a dozen for each new one keeps up with as many tiers, which
-// is a store of 10^11 events.
-const (
-	mergeBase = 4096 // entries
-	mergeRate = 12   // entries more for each that is flushed
-	dropBase  = 512  // blocks deleted
-	dropRate  = 8    // entries a deleted block holds at least, for each that is flushed
-)
+// bounds limit the work on runs that a flush does beside its own entries.
+type bounds struct {
+	mergeBase int // entries merged, a tree,
+	mergeRate int // and so many more for each event that is flushed
+	dropBase  int // blocks deleted, in all, and one more for every eight events
+}
+
+// An entry is merged once a tier, so a dozen for each new one keeps up with as many tiers, which is a store of 10^11 events.
+var usualBounds = bounds{mergeBase: 4096, mergeRate: 12, dropBase: 512}
 
 // runWriter writes a run's blocks in key order.
 type runWriter struct {
@@ -124,11 +125,11 @@ func (j *job) step(tx *bolt.Tx, d *disk, budget int) (left int, done bool, err e
 }
 
 // tend takes the merges further and deletes blocks of merged runs, both for so many flushed entries.
-func (c *catalog) tend(tx *bolt.Tx, d *disk, flushed int, hook func(string) error) error {
+func (c *catalog) tend(tx *bolt.Tx, d *disk, flushed int, bounds bounds, hook func(string) error) error {
 	c.plan()
 	var budget [trees]int
 	for tree := range budget {
-		budget[tree] = mergeBase + mergeRate*flushed
+		budget[tree] = bounds.mergeBase + bounds.mergeRate*flushed
 	}
 	var done []job
 	for i := range c.jobs {
@@ -145,7 +146,7 @@ func (c *catalog) tend(tx *bolt.Tx, d *disk, flushed int, hook func(string) erro
 			return err
 		}
 	}
-	if err := c.drop(tx, d, dropBase+flushed/dropRate); err != nil {
+	if err := c.drop(tx, d, bounds.dropBase+flushed/8); err != nil {
 		return err
 	}
 	for i := range done { // after drop: what d sees of them is all there
