@@ -2,12 +2,10 @@ package fsm
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/quorate/quorate/api"
 )
@@ -27,23 +25,31 @@ type AppendResult struct {
 func (f *FSM) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 
 // ApplyBatch applies entries. Entries that are applied already are skipped; their result is nil. With OnDirty set the effects are visible on return and
-// synced by a later Flush; the log has them until then. Otherwise they are synced on return.
+// synced by a later Flush; the log has them until then. Otherwise they are synced on return. It does not wait for a flush that is under way, unless the
+// overlays are full (see Pressure).
 //
 // A failed write, or damage that is met, ends in OnFatal: the entries are decided, and a replica that cannot apply them must not go on. It then gives
 // nil results and takes no snapshot, so the log keeps what it has not applied.
 func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
-	f.mu.Lock()
-	st, failed := f.state, f.failed
-	f.mu.Unlock()
-	if failed != nil {
-		return make([]any, len(logs))
-	}
-	results, appended, err := f.applyBatch(logs, &st)
+	f.waitRoom()
+	results, appended, dirtied, err := f.applyBatch(logs)
 	if err != nil {
 		f.fail(err)
-		return make([]any, len(logs)) // what was not synced was rolled back, the whole batch with it
 	}
-	f.publish(st)
+	if results == nil {
+		return make([]any, len(logs))
+	}
+	switch {
+	case f.cfg.OnDirty == nil:
+		if err := f.Flush(); err != nil {
+			return make([]any, len(logs))
+		}
+	case f.pending.Load() > maxPending:
+		f.kick()
+	}
+	if dirtied && f.cfg.OnDirty != nil {
+		f.cfg.OnDirty()
+	}
 	if f.onAppend != nil {
 		for _, s := range appended {
 			f.onAppend(s.term, s.first, s.last)
@@ -55,90 +61,154 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 // span is the positions that one entry appended.
 type span struct{ term, first, last uint64 }
 
-func (f *FSM) applyBatch(logs []*raft.Log, st *state) (results []any, appended []span, err error) {
+// applyBatch returns no results when the FSM has failed, before or now; then nothing of the batch is left.
+func (f *FSM) applyBatch(logs []*raft.Log) (results []any, appended []span, dirtied bool, err error) {
 	f.file.RLock()
 	defer f.file.RUnlock()
-	f.disk.Lock()
-	defer f.disk.Unlock()
-	dirtied := f.tx == nil
-	if dirtied {
-		if f.tx, err = f.db.Begin(true); err != nil {
-			f.tx = nil
-			return nil, nil, err
-		}
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.mu.Lock()
+	if f.failed != nil || f.closed {
+		f.mu.Unlock()
+		return nil, nil, false, nil
 	}
+	a := &f.applier
+	a.f, a.st, a.frozen, a.decoder.share = f, f.state, f.frozen, true
+	if f.active == nil {
+		f.active = newOverlay(f.state)
+	}
+	a.o = f.active
+	f.mu.Unlock()
+	before := a.st
+	defer a.reset()
 	results = make([]any, len(logs))
 	err = guard(func() error {
-		a := newApplier(f.tx, st)
 		for i, l := range logs {
-			if l.Index <= st.applied {
+			if l.Index <= a.st.applied {
 				continue
 			}
-			before := st.position
+			last := a.st.position
 			if l.Type == raft.LogCommand {
-				if results[i], err = a.entry(l.Data); err != nil {
+				r, err := a.entry(l.Data)
+				if err != nil {
 					return fmt.Errorf("apply entry %d: %w", l.Index, err)
 				}
+				results[i] = r
 			}
-			st.applied, st.term = l.Index, l.Term
-			if st.position > before {
-				appended = append(appended, span{l.Term, before + 1, st.position})
+			a.st.applied, a.st.term = l.Index, l.Term
+			if a.st.position > last {
+				appended = append(appended, span{l.Term, last + 1, a.st.position})
 			}
-			f.pending += len(l.Data)
 		}
-		return st.write(f.tx)
+		return nil
 	})
 	if err != nil {
-		tx := f.tx
-		f.tx, f.pending = nil, 0
-		return nil, nil, errors.Join(err, guard(tx.Rollback))
+		a.o.undo()
+		return nil, nil, false, err
 	}
-	if f.cfg.OnDirty == nil || f.pending > maxPending {
-		tx := f.tx
-		f.tx, f.pending = nil, 0
-		return results, appended, tx.Commit()
-	}
-	if dirtied {
-		f.cfg.OnDirty()
-	}
-	return results, appended, nil
+	return results, appended, a.st != before && f.publish(a), nil
 }
 
-// applier applies commands inside one transaction.
+// publish makes what a batch did visible. It reports whether everything was on disk before.
+func (f *FSM) publish(a *applier) (dirtied bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, h := range a.heads {
+		if h.count > h.was {
+			a.o.setHead(name, &h.head)
+		}
+	}
+	a.o.shown = a.o.layer
+	f.pending.Store(a.o.unsynced)
+	dirtied, f.dirty = !f.dirty, true
+	f.announce(a.st)
+	return dirtied
+}
+
+// applier applies commands on top of the active overlay. Its memory is used again by the next batch.
 type applier struct {
-	st                                 *state
-	events, streams, names, index, ids *bolt.Bucket
+	f       *FSM
+	st      state
+	o       *overlay
+	frozen  *overlay
+	decoder decoder
+	heads   map[string]*staged // of streams that this batch looked at; the keys lie in the entries' memory
+	spare   []*staged
 }
 
-func newApplier(tx *bolt.Tx, st *state) *applier {
-	a := &applier{
-		st: st, events: tx.Bucket(bucketEvents), streams: tx.Bucket(bucketStreams), names: tx.Bucket(bucketNames),
-		index: tx.Bucket(bucketIndex), ids: tx.Bucket(bucketIDs),
+// staged is a head as the batch leaves it.
+type staged struct {
+	head
+	was uint64 // count before
+}
+
+// keepHeads is how many heads an applier keeps for the next batch, and how many events a decoder may have room for.
+const keepHeads = 64
+
+// reset lets go of the batch.
+func (a *applier) reset() {
+	for _, h := range a.heads {
+		if len(a.spare) < keepHeads {
+			a.spare = append(a.spare, h)
+		}
 	}
-	a.events.FillPercent = 1 // keys only grow
-	return a
+	if len(a.heads) > keepHeads {
+		a.heads = nil
+	}
+	clear(a.heads)
+	a.decoder = decoder{cmds: a.decoder.cmds, raws: a.decoder.raws}
+	if cap(a.decoder.raws) > keepHeads || cap(a.decoder.cmds) > keepHeads {
+		a.decoder = decoder{}
+	}
+	for i := range a.decoder.cmds[:cap(a.decoder.cmds)] {
+		c := &a.decoder.cmds[:cap(a.decoder.cmds)][i]
+		clear(c.Events[:cap(c.Events)])
+		*c = Append{Events: c.Events[:0]}
+		if cap(c.Events) > keepHeads {
+			c.Events = nil
+		}
+	}
+	clear(a.decoder.raws[:cap(a.decoder.raws)])
+	a.o, a.frozen = nil, nil
+}
+
+// disk returns the flushed part of the state, in a transaction that is used until the next flush.
+func (a *applier) disk() (*disk, error) {
+	if a.f.reader == nil {
+		tx, err := a.f.db.Begin(false)
+		if err != nil {
+			return nil, err
+		}
+		if a.f.reader, err = openDisk(tx); err != nil {
+			a.f.reader = nil
+			return nil, errors.Join(err, tx.Rollback())
+		}
+	}
+	return a.f.reader, nil
 }
 
 // entry applies an entry's commands. An error is a failed disk; what is wrong with a command is in its result, the same on every replica.
 func (a *applier) entry(data []byte) (Result, error) {
-	cmds, err := Decode(data)
-	if err != nil {
+	if err := a.decoder.entry(data); err != nil {
 		e := api.ErrBadRequest.With("the entry cannot be read: %v", err)
 		if errors.Is(err, errUnknownFormat) {
 			e = api.ErrUnknownFormat.With("%v; a newer version of this program wrote it", err)
 		}
 		return Result{Append: []AppendResult{{Err: e}}}, nil
 	}
+	cmds, raws := a.decoder.cmds, a.decoder.raws
 	res := Result{Append: make([]AppendResult, len(cmds))}
 	for i := range cmds {
-		if res.Append[i], err = a.append(&cmds[i]); err != nil {
+		var err error
+		if res.Append[i], err = a.append(&cmds[i], raws[:len(cmds[i].Events)]); err != nil {
 			return res, err
 		}
+		raws = raws[len(cmds[i].Events):]
 	}
 	return res, nil
 }
 
-func (a *applier) append(c *Append) (AppendResult, error) {
+func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	if err := checkAppend(c); err != nil {
 		return AppendResult{Err: err}, nil
 	}
@@ -151,52 +221,124 @@ func (a *applier) append(c *Append) (AppendResult, error) {
 	case dup != nil:
 		return *dup, nil
 	}
-	number, events := a.stream(c.Stream)
-	if err := expect(c, int64(events)-1); err != nil {
+	h, err := a.head(c.Stream)
+	if err != nil {
+		return AppendResult{}, err
+	}
+	if err := expect(c, int64(h.count)-1); err != nil {
 		return AppendResult{Err: err}, nil
 	}
-	if events == 0 {
+	if h.count == 0 {
 		a.st.streams++
-		number = a.st.streams
-		if err := a.names.Put(u64(number), []byte(c.Stream)); err != nil {
-			return AppendResult{}, err
-		}
+		h.number = a.st.streams
+		a.o.addName(c.Stream)
 	}
-	res := AppendResult{FirstVersion: events, FirstPosition: a.st.position + 1}
+	res := AppendResult{FirstVersion: h.count, FirstPosition: a.st.position + 1}
 	for i := range c.Events {
 		a.st.position++
-		rec := record{stream: number, version: events, time: c.Time, event: c.Events[i]}
-		position := u64(a.st.position)
-		for _, put := range []struct {
-			bucket     *bolt.Bucket
-			key, value []byte
-		}{
-			{a.events, position, rec.encode(a.st.position)},
-			{a.index, append(u64(number), u64(events)...), position},
-			{a.ids, idKey(c.Events[i].ID), position},
-		} {
-			if err := put.bucket.Put(put.key, put.value); err != nil {
-				return AppendResult{}, err
-			}
+		rec := appendRecord(a.o.room(len(raws[i])+recordOverhead), a.st.position, h, c.Time, raws[i])
+		a.o.addEvent(rec, hash64(c.Events[i].ID), a.st.position)
+		h.push(a.st.position)
+	}
+	res.Version, res.Position = h.count-1, a.st.position
+	return res, nil
+}
+
+// head returns the stream's head, for the batch to change; its count is 0 when the stream does not exist.
+func (a *applier) head(name string) (*head, error) {
+	if h := a.heads[name]; h != nil {
+		return &h.head, nil
+	}
+	from := a.o.heads[name]
+	if from == nil && a.frozen != nil {
+		from = a.frozen.heads[name]
+	}
+	if from == nil {
+		d, err := a.disk()
+		if err != nil {
+			return nil, err
 		}
-		events++
+		onDisk, err := d.head(name)
+		if err != nil {
+			return nil, err
+		}
+		from = &onDisk
 	}
-	res.Version, res.Position = events-1, a.st.position
-	return res, a.streams.Put([]byte(c.Stream), append(u64(number), u64(events)...))
+	var h *staged
+	if n := len(a.spare); n > 0 {
+		h, a.spare = a.spare[n-1], a.spare[:n-1]
+	} else {
+		h = new(staged)
+	}
+	h.number, h.count, h.path, h.was = from.number, from.count, append(h.path[:0], from.path...), from.count
+	if a.heads == nil {
+		a.heads = make(map[string]*staged)
+	}
+	a.heads[name] = h
+	return &h.head, nil
 }
 
-// stream returns the stream's number and how many events it has; none when it does not exist.
-func (a *applier) stream(name string) (number, events uint64) {
-	v := a.streams.Get([]byte(name))
-	if len(v) != 16 {
-		return 0, 0
+// find returns the event with the id; its position is 0 when there is none. An id's hash leads to the event, and the event says whether it is the one.
+func (a *applier) find(id string) (position uint64, rec record, err error) {
+	hash := hash64(id)
+	is := func(p uint64) (more bool, err error) {
+		value, err := a.record(p)
+		if err != nil {
+			return false, err
+		}
+		found, err := decodeRecord(p, value)
+		if err != nil {
+			return false, err
+		}
+		if found.event.ID == id {
+			position, rec = p, found
+			return false, nil
+		}
+		if hash64(found.event.ID) != hash {
+			return false, fmt.Errorf("%w: ids: wanted %q at position %d, found %q", ErrDamaged, id, p, found.event.ID)
+		}
+		return true, nil
 	}
-	return parseU64(v[:8]), parseU64(v[8:])
+	more, err := a.o.candidates(hash, is)
+	if more && err == nil && a.frozen != nil {
+		more, err = a.frozen.candidates(hash, is)
+	}
+	if !more || err != nil {
+		return position, rec, err
+	}
+	d, err := a.disk()
+	if err != nil {
+		return 0, rec, err
+	}
+	return position, rec, d.candidates(hash, is)
 }
 
-func idKey(id string) []byte {
-	sum := sha256.Sum256([]byte(id))
-	return sum[:16]
+// record and name return what the batch sees: what it did itself, and what was before.
+func (a *applier) record(position uint64) ([]byte, error) {
+	v, err := a.view(position <= a.st.position && a.o.layer.record(position) == nil)
+	if err != nil {
+		return nil, err
+	}
+	return v.record(position)
+}
+
+func (a *applier) name(number uint64) (string, error) {
+	v, err := a.view(true)
+	if err != nil {
+		return "", err
+	}
+	return v.name(number)
+}
+
+func (a *applier) view(disk bool) (v view, err error) {
+	v = view{st: a.st, upper: a.o.layer}
+	if a.frozen != nil {
+		v.lower = a.frozen.layer
+	}
+	if disk {
+		v.disk, err = a.disk()
+	}
+	return v, err
 }
 
 // checkAppend checks again what was checked on arrival: the log may come from a node that checked less.
@@ -210,7 +352,10 @@ func checkAppend(c *Append) *api.Error {
 	if c.Expected < api.ExpectAny && c.Expected != api.ExpectExists {
 		return api.ErrBadRequest.With("expected_version %d is not a version; use n, -1 (must not exist), -2 (any) or -4 (must exist)", c.Expected)
 	}
-	seen := make(map[string]bool, len(c.Events))
+	var seen map[string]bool
+	if len(c.Events) > 1 {
+		seen = make(map[string]bool, len(c.Events))
+	}
 	for i := range c.Events {
 		e := &c.Events[i]
 		if err := api.CheckEventID(e.ID); err != nil {
@@ -222,7 +367,9 @@ func checkAppend(c *Append) *api.Error {
 		if seen[e.ID] {
 			return api.ErrEventIDConflict.With("event id %q is given twice in one append; every event needs its own", e.ID)
 		}
-		seen[e.ID] = true
+		if seen != nil {
+			seen[e.ID] = true
+		}
 	}
 	return nil
 }
@@ -235,24 +382,22 @@ func (a *applier) duplicate(c *Append) (dup *AppendResult, refused *api.Error, e
 	var firstPosition, lastPosition uint64
 	for i := range c.Events {
 		e := &c.Events[i]
-		v := a.ids.Get(idKey(e.ID))
-		if v == nil {
-			continue
-		}
-		position := parseU64(v)
-		rec, err := decodeRecord(position, a.events.Get(v))
+		position, rec, err := a.find(e.ID)
 		if err != nil {
 			return nil, nil, err
 		}
-		if rec.event.ID != e.ID {
-			return nil, nil, fmt.Errorf("%w: ids: wanted %q at position %d, found %q", ErrDamaged, e.ID, position, rec.event.ID)
+		if position == 0 {
+			continue
 		}
 		known++
 		lastPosition = position
 		if i == 0 {
 			first, firstPosition = rec, position
 		}
-		stream := string(a.names.Get(u64(rec.stream)))
+		stream, err := a.name(rec.stream)
+		if err != nil {
+			return nil, nil, err
+		}
 		switch {
 		case known != i+1:
 			return nil, conflict(c.Events[i].ID, stream, rec.version, "but others of this append are new"), nil

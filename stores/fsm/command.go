@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unsafe"
 )
 
 // An entry is one or more commands. The leader may put the requests that wait at one time into one entry.
@@ -99,39 +100,64 @@ func appendBytes[T string | []byte](b []byte, v T) []byte {
 
 // Decode reads an entry. Slices of the result share data's memory. Anything that Encode does not write is refused.
 func Decode(data []byte) ([]Append, error) {
-	r := reader{rest: data}
+	d := decoder{}
+	err := d.entry(data)
+	if err != nil {
+		return nil, err
+	}
+	return d.cmds, nil
+}
+
+// decoder reads entries, one after the other, into the same memory.
+type decoder struct {
+	share bool // also the strings of the result share the entry's memory: it must not change while they are in use
+	cmds  []Append
+	raws  [][]byte // the encodings of all events, in the order of cmds
+}
+
+func (d *decoder) entry(data []byte) error {
+	r := reader{rest: data, share: d.share}
 	if v := r.byte(); r.err == nil && v != formatVersion {
-		return nil, fmt.Errorf("%w: version %d", errUnknownFormat, v)
+		return fmt.Errorf("%w: version %d", errUnknownFormat, v)
 	}
 	n := r.count(2)
-	cmds := make([]Append, 0, n)
+	d.raws = d.raws[:0]
+	if cap(d.cmds) < n || !d.share {
+		d.cmds = make([]Append, 0, n)
+	}
+	d.cmds = d.cmds[:0]
 	for range n {
 		kind := r.byte()
 		body := r.bytes()
 		if r.err != nil {
-			return nil, r.err
+			return r.err
 		}
 		if kind != kindAppend {
-			return nil, fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
+			return fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
 		}
-		c, err := decodeAppend(body)
-		if err != nil {
-			return nil, err
+		if err := d.append(body); err != nil {
+			return err
 		}
-		cmds = append(cmds, c)
 	}
-	return cmds, r.end()
+	return r.end()
 }
 
-func decodeAppend(body []byte) (Append, error) {
-	r := reader{rest: body}
-	a := Append{Time: r.varint(), Expected: r.varint(), Stream: string(r.bytes())}
+func (d *decoder) append(body []byte) error {
+	r := reader{rest: body, share: d.share}
+	d.cmds = d.cmds[:len(d.cmds)+1]
+	a := &d.cmds[len(d.cmds)-1]
+	a.Time, a.Expected, a.Stream = r.varint(), r.varint(), r.text()
 	n := r.count(6)
-	a.Events = make([]EventRecord, 0, n)
-	for range n {
-		a.Events = append(a.Events, r.event())
+	if cap(a.Events) < n || !d.share {
+		a.Events = make([]EventRecord, 0, n)
 	}
-	return a, r.end()
+	a.Events = a.Events[:0]
+	for range n {
+		before := r.rest
+		a.Events = append(a.Events, r.event())
+		d.raws = append(d.raws, before[:len(before)-len(r.rest)])
+	}
+	return r.end()
 }
 
 func (r *reader) event() EventRecord {
@@ -139,7 +165,7 @@ func (r *reader) event() EventRecord {
 	if flags&^(flagJSON|flagHasData) != 0 {
 		r.fail()
 	}
-	e := EventRecord{JSON: flags&flagJSON != 0, ID: string(r.bytes()), Type: string(r.bytes())}
+	e := EventRecord{JSON: flags&flagJSON != 0, ID: r.text(), Type: r.text()}
 	data := r.bytes()
 	switch {
 	case flags&flagHasData != 0:
@@ -153,7 +179,7 @@ func (r *reader) event() EventRecord {
 	if n := r.count(1); n > 0 {
 		e.Tags = make([]string, n)
 		for i := range e.Tags {
-			e.Tags[i] = string(r.bytes())
+			e.Tags[i] = r.text()
 		}
 	}
 	return e
@@ -161,8 +187,9 @@ func (r *reader) event() EventRecord {
 
 // reader takes values off a byte slice. After the first error it gives zero values, so a decoder checks once.
 type reader struct {
-	rest []byte
-	err  error
+	rest  []byte
+	share bool // strings share rest's memory
+	err   error
 }
 
 func (r *reader) fail() {
@@ -221,6 +248,14 @@ func (r *reader) bytes() []byte {
 	v := r.rest[:n:n]
 	r.rest = r.rest[n:]
 	return v
+}
+
+func (r *reader) text() string {
+	b := r.bytes()
+	if r.share {
+		return unsafe.String(unsafe.SliceData(b), len(b))
+	}
+	return string(b)
 }
 
 func (r *reader) end() error {

@@ -167,7 +167,7 @@ func FuzzRecord(f *testing.F) {
 	for i, c := range commandCases {
 		for _, a := range c.cmds {
 			for _, e := range a.Events {
-				rec := record{stream: uint64(i), version: 1, time: a.Time, event: e}
+				rec := record{stream: uint64(i), version: 0, time: a.Time, event: e}
 				if b := rec.encode(1); len(b) < 4096 {
 					f.Add(uint64(1), b[4:])
 				}

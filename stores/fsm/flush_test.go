@@ -2,8 +2,10 @@ package fsm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -12,32 +14,28 @@ import (
 	"github.com/quorate/quorate/api"
 )
 
-// crash ends the machine as a power cut does: what was not synced is gone.
-func crash(t *rapid.T, f *FSM) {
-	f.disk.Lock()
-	defer f.disk.Unlock()
-	if f.tx != nil {
-		if err := f.tx.Rollback(); err != nil {
-			t.Fatal(err)
-		}
-		f.tx = nil
-	}
-	if err := f.db.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
+var errCrash = errors.New("crash")
+
+// tight makes merges of a few entries take many flushes.
+var tight = bounds{mergeBase: 2, mergeRate: 1, dropBase: 1}
 
 // TestFlushAndCrash: whenever the state is synced, and whenever the power is cut, the machine together with its log is the one that syncs every
 // batch; what was not synced yet is read as if it were; and a snapshot never lets the log forget what the file does not have.
 func TestFlushAndCrash(t *testing.T) {
+	tb := t
 	rapid.Check(t, func(rt *rapid.T) {
 		path := filepath.Join(t.TempDir(), "lazy.db")
 		dirty := 0
 		open := func() *FSM {
-			f, err := Open(Config{Path: path, Store: 1, Incarnation: 1, OnDirty: func() { dirty++ }})
+			f, err := Open(Config{Path: path, Store: 1, Incarnation: 1, OnDirty: func() { dirty++ }, OnFatal: func(err error) {
+				if !errors.Is(err, errCrash) {
+					rt.Errorf("OnFatal: %v", err)
+				}
+			}})
 			if err != nil {
 				rt.Fatal(err)
 			}
+			f.bounds = tight
 			return f
 		}
 		lazy := open()
@@ -55,20 +53,85 @@ func TestFlushAndCrash(t *testing.T) {
 			}
 			lazy.ApplyBatch(log[cut:])
 		}
+		append1 := func(t *rapid.T) {
+
+			var batch []*raft.Log
+			for range rapid.IntRange(1, 3).Draw(t, "entries") {
+				l := &raft.Log{Index: uint64(len(log) + 1), Term: 1, Type: raft.LogCommand, Data: Encode(Append{
+					Stream: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "stream"), Expected: rapid.SampledFrom([]int64{-2, -1, 0, 3}).Draw(t, "expected"),
+					Events: []EventRecord{{ID: fmt.Sprint(rapid.IntRange(0, 400).Draw(t, "id")), Type: "T"}},
+				})}
+				log, batch = append(log, l), append(batch, l)
+			}
+			got, want := lazy.ApplyBatch(batch), eager.ApplyBatch(batch)
+			if a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); a != b {
+				t.Fatalf("got %s, want %s", a, b)
+			}
+		}
+		same := func(t *rapid.T) {
+			a, err := lazy.Hash()
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := eager.Hash()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(a, b) {
+				t.Fatal("the states differ")
+			}
+			for _, stream := range []string{"a", "b", "c", "none"} {
+				q := StreamQuery{From: uint64(rapid.IntRange(0, 20).Draw(t, "from")), Limit: 30, MaxBytes: 1 << 20, Backward: rapid.Bool().Draw(t, "backward")}
+				got, gerr := lazy.ReadStream(stream, q)
+				want, werr := eager.ReadStream(stream, q)
+				if !reflect.DeepEqual(got, want) || fmt.Sprint(gerr) != fmt.Sprint(werr) {
+					t.Fatalf("%s %+v: got %+v %v, want %+v %v", stream, q, got, gerr, want, werr)
+				}
+			}
+			got, gend, gerr := lazy.Streams("", "", 2)
+			want, wend, werr := eager.Streams("", "", 2)
+			if !reflect.DeepEqual(got, want) || gend != wend || gerr != nil || werr != nil {
+				t.Fatalf("streams: got %+v %v %v, want %+v %v %v", got, gend, gerr, want, wend, werr)
+			}
+		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"append": func(t *rapid.T) {
-				var batch []*raft.Log
-				for range rapid.IntRange(1, 3).Draw(t, "entries") {
-					l := &raft.Log{Index: uint64(len(log) + 1), Term: 1, Type: raft.LogCommand, Data: Encode(Append{
-						Stream: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "stream"), Expected: rapid.SampledFrom([]int64{-2, -1, 0, 3}).Draw(t, "expected"),
-						Events: []EventRecord{{ID: fmt.Sprint(rapid.IntRange(0, 40).Draw(t, "id")), Type: "T"}},
-					})}
-					log, batch = append(log, l), append(batch, l)
+			"append": append1, "append ": append1,
+			// In the middle of a flush everything is read as before it and after it, and entries are applied.
+			"act in flush": func(t *rapid.T) {
+				at := rapid.SampledFrom([]string{"frozen", "merge", "written", "committed", "dropped"}).Draw(t, "step")
+				lazy.hookStep = func(step string) error {
+					if step == at {
+						same(t)
+						append1(t)
+						same(t)
+					}
+					return nil
 				}
-				got, want := lazy.ApplyBatch(batch), eager.ApplyBatch(batch)
-				if a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); a != b {
-					t.Fatalf("got %s, want %s", a, b)
+				if err := lazy.Flush(); err != nil {
+					t.Fatal(err)
 				}
+				lazy.hookStep = nil
+			},
+			"crash in flush": func(t *rapid.T) {
+				at := rapid.SampledFrom([]string{"frozen", "merge", "written", "committed", "dropped"}).Draw(t, "step")
+				after := rapid.IntRange(0, 2).Draw(t, "after")
+				lazy.hookStep = func(step string) error {
+					if step == at {
+						if after--; after < 0 {
+							return errCrash
+						}
+					}
+					return nil
+				}
+				if err := lazy.Flush(); err != nil {
+					same(t) // a replica that cannot flush still reads
+					if results := lazy.ApplyBatch(log[len(log)-1:]); results[0] != nil || lazy.failed == nil {
+						t.Fatal("a failed replica applies")
+					}
+				}
+				crash(tb, lazy)
+				lazy = open()
+				replay()
 			},
 			"flush": func(t *rapid.T) {
 				if err := lazy.Flush(); err != nil {
@@ -82,7 +145,7 @@ func TestFlushAndCrash(t *testing.T) {
 				cut = uint64(len(log))
 			},
 			"crash": func(t *rapid.T) {
-				crash(t, lazy)
+				crash(tb, lazy)
 				lazy = open()
 				replay()
 			},
@@ -96,17 +159,7 @@ func TestFlushAndCrash(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				a, err := lazy.Hash()
-				if err != nil {
-					t.Fatal(err)
-				}
-				b, err := eager.Hash()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(a, b) {
-					t.Fatal("the states differ")
-				}
+				same(t)
 				page, err := lazy.ReadAll(AllQuery{Limit: 1000, MaxBytes: 1 << 20})
 				info, ierr := lazy.Info()
 				if err != nil || ierr != nil || uint64(len(page.Events)) != info.Events || !page.End {
@@ -139,11 +192,11 @@ func TestFlushIsDue(t *testing.T) {
 	}
 	appendBytes(10)
 	appendBytes(10)
-	if told != 1 || f.tx == nil {
+	if told != 1 || f.Pressure() == 0 {
 		t.Errorf("told %d times, want once", told)
 	}
-	if err := f.Flush(); err != nil || f.tx != nil {
-		t.Errorf("after a flush: %v", err)
+	if err := f.Flush(); err != nil || f.Pressure() != 0 {
+		t.Errorf("after a flush: %v, pressure %v", err, f.Pressure())
 	}
 	appendBytes(10)
 	if told != 2 {
@@ -152,7 +205,8 @@ func TestFlushIsDue(t *testing.T) {
 	for range maxPending/api.MaxEventData + 1 {
 		appendBytes(api.MaxEventData)
 	}
-	if f.pending > maxPending {
-		t.Errorf("%d bytes are kept back, at most %d may be", f.pending, maxPending)
+	f.background.Wait()
+	if n := f.unsynced(); n > maxPending {
+		t.Errorf("%d bytes are kept back, at most %d may be", n, maxPending)
 	}
 }

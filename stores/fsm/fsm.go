@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -27,33 +30,50 @@ type Config struct {
 }
 
 // FSM is the state machine of one store. Apply and Restore are called by one goroutine, raft's; everything else may be called concurrently.
+//
+// Locks are taken in the order file, flushing, applying, mu.
 type FSM struct {
 	cfg      Config
 	onAppend func(term, first, last uint64)
 
-	file sync.RWMutex // guards db: Restore replaces it while nobody reads
-	db   *bolt.DB
+	file     sync.RWMutex // guards db, reserved and streams' coming and going: Restore, grow and Close replace the file while nobody is in it
+	db       *bolt.DB
+	reserved int64 // address space that the file's map has
 
-	disk    sync.Mutex // guards tx and pending; held while the open transaction is written to or read from
-	tx      *bolt.Tx   // what is applied and not synced yet; nil when there is nothing
-	pending int        // bytes of the entries in tx
+	flushing sync.Mutex // held by the one flush that runs
 
-	mu      sync.Mutex // guards what follows
+	applying sync.Mutex // guards applier and reader, and of the active overlay what is not published; held for a batch, and for moments by a flush
+	applier  applier
+	reader   *disk // what the applier looks up, in a transaction from the last flush to the next; nil until it is needed
+
+	mu      sync.RWMutex // guards what follows
+	room    *sync.Cond   // on mu: a flush ended
 	state   state
+	active  *overlay      // what is applied since the last flush began; nil: nothing
+	frozen  *overlay      // what is being flushed
+	dirty   bool          // there is something that no flush has begun to write
+	kicked  bool          // a flush runs in the background
 	changed chan struct{} // closed and replaced when events were appended or the state was restored
 	moved   chan struct{} // closed and replaced when applied moves
 	failed  error
+	closed  bool
+	// replacing counts those who wait for the file to be theirs; meanwhile no snapshot stream is opened.
+	replacing int
+	streams   map[*snapshotStream]struct{}
+
+	background sync.WaitGroup // flushes in the background
+	pending    atomic.Uint64  // bytes in the active overlay
+	held       atomic.Uint64  // bytes in the frozen one
+
+	bounds   bounds                  // of the work on runs that a flush does
+	hookStep func(step string) error // tests: called at the steps of a flush; its error is a crash there
+	hookView func()                  // tests: called while a view is held
 }
 
 var _ raft.BatchingFSM = (*FSM)(nil)
 
 const (
-	lockWait = time.Second
-	// maxPending bounds what is applied but not synced, in bytes of entries.
-	maxPending = 4 << 20
-	// mapSize is the address space reserved for the file, not memory. bbolt cannot map more while a read transaction is open, and a snapshot that
-	// is streamed to a slow peer is one: growing would stop the store.
-	mapSize       = 1 << 30
+	lockWait      = time.Second
 	restoreSuffix = ".restore"
 )
 
@@ -69,71 +89,99 @@ func Open(cfg Config) (*FSM, error) {
 	if err := os.Remove(cfg.Path + restoreSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	f := &FSM{cfg: cfg, changed: make(chan struct{}), moved: make(chan struct{})}
-	db, st, err := openFile(cfg.Path, cfg)
+	f := &FSM{cfg: cfg, bounds: usualBounds, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
+	f.room = sync.NewCond(&f.mu)
+	file, err := openFile(cfg.Path, cfg)
 	if err != nil {
 		return nil, err
 	}
-	f.db, f.state = db, st
+	f.db, f.state, f.reserved = file.db, file.st, file.reserved
 	return f, nil
 }
 
-func openFile(path string, cfg Config) (db *bolt.DB, st state, err error) {
-	err = guard(func() (err error) {
-		db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType, InitialMmapSize: mapSize})
-		return err
-	})
+// stateFile is an open file.
+type stateFile struct {
+	db       *bolt.DB
+	st       state
+	reserved int64
+}
+
+func openFile(path string, cfg Config) (file stateFile, err error) {
+	var db *bolt.DB
+	var st state
+	open := func(size int64) error {
+		return guard(func() (err error) {
+			db, err = bolt.Open(path, 0o640, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType, InitialMmapSize: int(size)})
+			return err
+		})
+	}
+	file.reserved = reserve(path)
+	if err = open(file.reserved); errors.Is(err, syscall.ENOMEM) { // a limit on address space: then growing has to wait for readers
+		err = open(smallReserve)
+		file.reserved = math.MaxInt64
+	}
 	if errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrVersionMismatch) || errors.Is(err, berrors.ErrChecksum) {
-		return nil, st, fmt.Errorf("%w: open %s: %w", ErrDamaged, path, err)
+		return stateFile{}, fmt.Errorf("%w: open %s: %w", ErrDamaged, path, err)
 	}
 	if err != nil { // in use, or no rights: nothing is known of the content
-		return nil, st, fmt.Errorf("open %s: %w", path, err)
+		return stateFile{}, fmt.Errorf("open %s: %w", path, err)
 	}
 	empty := false
-	err = db.View(func(tx *bolt.Tx) error {
-		if empty = tx.Bucket(bucketMeta) == nil; empty {
-			return nil
-		}
-		st.read(tx)
-		return check(tx, cfg.Store, cfg.Incarnation)
+	err = guard(func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			if empty = tx.Bucket(bucketMeta) == nil; empty {
+				return nil
+			}
+			if err := check(tx, cfg.Store, cfg.Incarnation); err != nil {
+				return err
+			}
+			d, err := openDisk(tx)
+			if err == nil {
+				st = d.st
+			}
+			return err
+		})
 	})
 	if err == nil && empty {
 		err = db.Update(func(tx *bolt.Tx) error { return create(tx, cfg.Store, cfg.Incarnation) })
 	}
 	if err != nil {
 		db.Close()
-		return nil, st, fmt.Errorf("%s: %w", path, err)
+		return stateFile{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return db, st, nil
+	file.db, file.st = db, st
+	return file, nil
 }
 
-// Close syncs what is applied and closes the file.
+// Close syncs what is applied and closes the file. Nothing is applied afterwards. Snapshots that are being read end with ErrSnapshotAborted.
 func (f *FSM) Close() error {
 	err := f.Flush()
-	f.file.Lock()
-	defer f.file.Unlock()
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.background.Wait()
+	defer f.lockFile()()
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.dropReader()
 	return errors.Join(err, f.db.Close())
 }
 
-// Flush syncs what is applied. Durable on return.
-func (f *FSM) Flush() error {
-	f.file.RLock()
-	defer f.file.RUnlock()
-	f.disk.Lock()
-	defer f.disk.Unlock()
-	return f.flushLocked()
+// dropReader ends the applier's transaction. applying is held.
+func (f *FSM) dropReader() {
+	if f.reader != nil {
+		if err := f.reader.tx.Rollback(); err != nil {
+			f.cfg.Logger.Error("end a read transaction", "error", err)
+		}
+		f.reader = nil
+	}
 }
 
-func (f *FSM) flushLocked() error {
-	if f.tx == nil {
+func (f *FSM) hook(step string) error {
+	if f.hookStep == nil {
 		return nil
 	}
-	err := f.tx.Commit()
-	f.tx, f.pending = nil, 0
-	if err != nil {
-		f.fail(err)
-	}
-	return err
+	return f.hookStep(step)
 }
 
 // fail ends the replica: what it has applied is not what the log says.
@@ -142,6 +190,7 @@ func (f *FSM) fail(err error) {
 	first := f.failed == nil
 	if first {
 		f.failed = err
+		f.room.Broadcast()
 	}
 	f.mu.Unlock()
 	if first {
@@ -149,21 +198,21 @@ func (f *FSM) fail(err error) {
 	}
 }
 
-// OnAppend sets what is told of appended events: positions first to last, by an entry of the term. It is called after they are durable, in position order, from
-// the goroutine that applies. Set it before entries are applied.
+// OnAppend sets what is told of appended events: positions first to last, by an entry of the term. It is called after they can be read and
+// their entry is durable in the log of a majority, in position order, from the goroutine that applies. Set it before entries are applied.
 func (f *FSM) OnAppend(fn func(term, first, last uint64)) { f.onAppend = fn }
 
 // Applied returns index and term of the last entry whose effects are visible.
 func (f *FSM) Applied() (index, term uint64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.mu.RLock()
+	defer f.mu.RUnlock()
 	return f.state.applied, f.state.term
 }
 
 // Changed returns a channel that is closed when events are appended after the call.
 func (f *FSM) Changed() <-chan struct{} {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.mu.RLock()
+	defer f.mu.RUnlock()
 	return f.changed
 }
 
@@ -179,9 +228,9 @@ func (f *FSM) WaitPosition(ctx context.Context, position uint64) error {
 
 func (f *FSM) wait(ctx context.Context, ok func(state) bool) error {
 	for {
-		f.mu.Lock()
+		f.mu.RLock()
 		st, moved := f.state, f.moved
-		f.mu.Unlock()
+		f.mu.RUnlock()
 		if ok(st) {
 			return nil
 		}
@@ -193,10 +242,8 @@ func (f *FSM) wait(ctx context.Context, ok func(state) bool) error {
 	}
 }
 
-// publish makes a new state visible.
-func (f *FSM) publish(st state) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// announce makes a new state the one that is seen. mu is held.
+func (f *FSM) announce(st state) {
 	if st.position != f.state.position {
 		close(f.changed)
 		f.changed = make(chan struct{})
@@ -204,35 +251,6 @@ func (f *FSM) publish(st state) {
 	f.state = st
 	close(f.moved)
 	f.moved = make(chan struct{})
-}
-
-// view runs fn on one consistent state: all that is applied. While some of it is not synced that is the open write transaction, one reader at a time; else a
-// read transaction.
-func (f *FSM) view(fn func(tx *bolt.Tx) error) error {
-	f.file.RLock()
-	defer f.file.RUnlock()
-	f.disk.Lock()
-	if f.tx != nil {
-		defer f.disk.Unlock()
-		return guard(func() error { return fn(f.tx) })
-	}
-	tx, err := f.db.Begin(false)
-	f.disk.Unlock()
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	return guard(func() error { return fn(tx) })
-}
-
-// guard turns a panic, which is what bbolt makes of a page that it cannot read, into ErrDamaged: one store's damage must not end the node.
-func guard(fn func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
-		}
-	}()
-	return fn()
 }
 
 // Snapshot syncs the state and returns a marker: raft may then cut its log up to here. A replica that failed takes none.

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
-	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/quorate/quorate/api"
@@ -116,27 +115,53 @@ func hashOf(t testing.TB, f *FSM) string {
 	return fmt.Sprintf("%x", h)
 }
 
-// bucketDump returns all buckets but meta, to show that nothing was written.
+// bucketDump returns everything there is but applied and term, to show that nothing was written.
 func bucketDump(t testing.TB, f *FSM) string {
 	t.Helper()
 	var s string
-	err := f.view(func(tx *bolt.Tx) error {
-		for _, name := range buckets[1:] {
-			err := tx.Bucket(name).ForEach(func(k, v []byte) error {
-				s += fmt.Sprintf("%s %x %x\n", name, k, v)
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+	err := f.view(func(v *view) error {
+		err := v.each(1, func(position uint64, value []byte) (bool, error) {
+			s += fmt.Sprintf("event %d %x\n", position, value)
+			return true, nil
+		})
+		for number := uint64(1); number <= v.st.streams && err == nil; number++ {
+			var name string
+			name, err = v.name(number)
+			s += fmt.Sprintf("stream %d %s\n", number, name)
 		}
-		var st state
-		st.read(tx)
-		s += fmt.Sprintf("position %d streams %d\n", st.position, st.streams)
-		return nil
+		s += fmt.Sprintf("position %d streams %d\n", v.st.position, v.st.streams)
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	page, _, err := f.Streams("", "", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s + fmt.Sprintf("%+v\n", page)
+}
+
+// encode makes a record whose pointers all lead to the event before it.
+func (rec *record) encode(position uint64) []byte {
+	h := head{number: rec.stream, count: rec.version, path: make([]uint64, maxPointers)}
+	for i := range h.path {
+		h.path[i] = position - 1
+	}
+	return appendRecord(nil, position, &h, rec.time, rec.event.encode(nil))
+}
+
+// crash ends the machine as a power cut does: what was not synced is gone.
+func crash(t testing.TB, f *FSM) {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.background.Wait()
+	defer f.lockFile()()
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.dropReader()
+	if err := f.db.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

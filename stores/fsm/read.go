@@ -3,9 +3,10 @@ package fsm
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
-
-	bolt "go.etcd.io/bbolt"
+	"slices"
+	"strings"
 
 	"github.com/quorate/quorate/api"
 )
@@ -49,76 +50,126 @@ type AllPage struct {
 
 // ReadStream reads a page of the stream. A stream that does not exist is api.ErrStreamNotFound.
 func (f *FSM) ReadStream(stream string, q StreamQuery) (page StreamPage, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
-		var st state
-		st.read(tx)
-		v := tx.Bucket(bucketStreams).Get([]byte(stream))
-		if len(v) != 16 {
+	err = f.viewStream(stream, func(v *view, h head) error {
+		if h.count == 0 {
 			return api.ErrStreamNotFound.With("stream %s has no events; append one, or check the name", stream)
 		}
-		number, count := v[:8], parseU64(v[8:])
-		last := count - 1
-		page = StreamPage{LastVersion: int64(last), LastPosition: st.position, Applied: st.applied}
-		events, index := tx.Bucket(bucketEvents), tx.Bucket(bucketIndex)
-		if name := tx.Bucket(bucketNames).Get(number); string(name) != stream {
-			return fmt.Errorf("%w: stream %q has number %d, which is the number of %q", ErrDamaged, stream, parseU64(number), name)
-		}
+		page = StreamPage{LastVersion: int64(h.count) - 1, LastPosition: v.st.position, Applied: v.st.applied}
 		p := pager{limit: q.Limit, maxBytes: q.MaxBytes}
-		// add follows the index, which has no checksum, and holds what it leads to against the record, which has.
-		add := func(version uint64) (full bool, err error) {
-			at := index.Get(append(bytes.Clone(number), u64(version)...))
-			return p.add(parseU64(at), events.Get(at), func(rec *record) (string, error) {
-				if rec.stream != parseU64(number) || rec.version != version {
-					return "", fmt.Errorf("%w: index of %q version %d leads to event %d, which is version %d of stream number %d", ErrDamaged, stream, version, parseU64(at), rec.version, rec.stream)
-				}
-				return stream, nil
-			})
-		}
-		version := q.From
 		if q.Backward {
-			if q.FromEnd || version > last {
-				version = last
-			}
-			for {
-				if full, err := add(version); full || err != nil {
-					page.Events, page.Next = p.events, version
-					return err
-				}
-				if version == 0 {
-					break
-				}
-				version--
-			}
-			page.Events, page.Next, page.End = p.events, 0, true
-			return nil
+			page.Next, err = v.backward(&h, stream, &q, &p)
+			page.End = err == nil && !p.more
+		} else {
+			page.Next, err = v.forward(&h, stream, &q, &p)
+			page.End = err == nil && !p.more
 		}
-		for ; version <= last; version++ {
-			if full, err := add(version); full || err != nil {
-				page.Events, page.Next = p.events, version
-				return err
-			}
-		}
-		page.Events, page.Next, page.End = p.events, max(q.From, last+1), true
-		return nil
+		page.Events = p.events
+		return err
 	})
 	return page, err
 }
 
+// backward follows the pointers from one event to the one before it. It returns the next page's From.
+func (v *view) backward(h *head, stream string, q *StreamQuery, p *pager) (next uint64, err error) {
+	version := q.From
+	if q.FromEnd || version > h.count-1 {
+		version = h.count - 1
+	}
+	position, err := v.seek(h, version)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		front, full, err := v.addVersion(h, stream, version, position, p)
+		if err != nil || full {
+			return version, err
+		}
+		if version == 0 {
+			return 0, nil
+		}
+		version, position = version-1, front.back[0]
+	}
+}
+
+// Forward reads find the positions of so many versions at a time, from the last of them to the first: few at first, since a page may be full after
+// one big event.
+const (
+	firstStretch = 8
+	lastStretch  = 512
+)
+
+func (v *view) forward(h *head, stream string, q *StreamQuery, p *pager) (next uint64, err error) {
+	version, stretch := q.From, uint64(firstStretch)
+	var positions []uint64
+	for version < h.count {
+		n := min(stretch, h.count-version, uint64(max(p.limit-len(p.events), 1)))
+		stretch = min(2*stretch, lastStretch)
+		at, err := v.seek(h, version+n-1)
+		if err != nil {
+			return version, err
+		}
+		positions = append(positions[:0], make([]uint64, n)...)
+		positions[n-1] = at
+		for i := n - 1; i > 0; i-- {
+			front, err := v.front(positions[i])
+			if err != nil {
+				return version, err
+			}
+			if front.stream != h.number || front.version != version+i {
+				return version, fmt.Errorf("%w: pointers of %q version %d lead to event %d, which is version %d of stream number %d", ErrDamaged, stream, version+i, positions[i], front.version, front.stream)
+			}
+			positions[i-1] = front.back[0]
+		}
+		for _, position := range positions {
+			if _, full, err := v.addVersion(h, stream, version, position, p); full || err != nil {
+				return version, err
+			}
+			version++
+		}
+	}
+	return max(q.From, h.count), nil
+}
+
+// addVersion adds an event that pointers led to, and holds it against what they promised.
+func (v *view) addVersion(h *head, stream string, version, position uint64, p *pager) (f front, full bool, err error) {
+	if p.full() {
+		return front{}, true, nil
+	}
+	value, err := v.record(position)
+	if err != nil {
+		return front{}, false, err
+	}
+	full, err = p.add(position, value, func(rec *record) (string, error) {
+		if rec.stream != h.number || rec.version != version {
+			return "", fmt.Errorf("%w: pointers of %q version %d lead to event %d, which is version %d of stream number %d", ErrDamaged, stream, version, position, rec.version, rec.stream)
+		}
+		return stream, nil
+	})
+	if full || err != nil {
+		return front{}, full, err
+	}
+	f, err = decodeFront(position, value)
+	return f, false, err
+}
+
 // ReadAll reads a page of the store in position order.
 func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
-		var st state
-		st.read(tx)
+	err = f.view(func(v *view) error {
+		st := v.st
 		page = AllPage{LastPosition: st.position, Applied: st.applied}
-		events, name := tx.Bucket(bucketEvents), streamNames(tx)
 		p := pager{limit: q.Limit, maxBytes: q.MaxBytes}
+		name := v.names()
 		if q.Backward {
 			position := q.After
 			if q.FromEnd || position > st.position+1 {
 				position = st.position + 1
 			}
 			for ; position > 1; position-- {
-				if full, err := p.add(position-1, events.Get(u64(position-1)), name); full || err != nil {
+				value, err := v.record(position - 1)
+				if err != nil {
+					return err
+				}
+				if full, err := p.add(position-1, value, name); full || err != nil {
 					page.Events, page.Next = p.events, position
 					return err
 				}
@@ -131,42 +182,62 @@ func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 			return nil
 		}
 		position := q.After + 1
-		cursor := events.Cursor()
-		for k, v := cursor.Seek(u64(position)); k != nil; k, v = cursor.Next() {
-			if parseU64(k) != position {
-				return fmt.Errorf("%w: events: wanted position %d, found %d", ErrDamaged, position, parseU64(k))
-			}
-			if full, err := p.add(position, v, name); full || err != nil {
-				page.Events, page.Next = p.events, position-1
-				return err
-			}
-			position++
+		err := v.each(position, func(at uint64, value []byte) (bool, error) {
+			position = at
+			full, err := p.add(at, value, name)
+			return !full, err
+		})
+		page.Events, page.Next, page.End = p.events, st.position, !p.more
+		if p.more || err != nil {
+			page.Next = position - 1
 		}
-		if position <= st.position {
-			return fmt.Errorf("%w: events: position %d is missing, the last one is %d", ErrDamaged, position, st.position)
-		}
-		page.Events, page.Next, page.End = p.events, position-1, true
-		return nil
+		return err
 	})
 	return page, err
 }
 
-// streamNames looks up the names of stream numbers in one transaction, each once. A name is held against the stream of that name, since neither has a
-// checksum.
-func streamNames(tx *bolt.Tx) func(*record) (string, error) {
-	names, streams := tx.Bucket(bucketNames), tx.Bucket(bucketStreams)
+// each calls fn with the events from the position on, in order, until it returns false.
+func (v *view) each(from uint64, fn func(position uint64, value []byte) (more bool, err error)) error {
+	position := from
+	if last := min(v.disk.st.position, v.st.position); position <= last {
+		cursor := v.disk.events.Cursor()
+		for k, value := cursor.Seek(u64(position)); position <= last; k, value = cursor.Next() {
+			if k == nil {
+				return fmt.Errorf("%w: events: position %d is missing, the last one is %d", ErrDamaged, position, last)
+			}
+			if parseU64(k) != position {
+				return fmt.Errorf("%w: events: wanted position %d, found %d", ErrDamaged, position, parseU64(k))
+			}
+			if more, err := fn(position, value); err != nil || !more {
+				return err
+			}
+			position++
+		}
+	}
+	for ; position <= v.st.position; position++ {
+		value, err := v.record(position)
+		if err != nil {
+			return err
+		}
+		if more, err := fn(position, value); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// names looks up names of stream numbers, each once.
+func (v *view) names() func(*record) (string, error) {
 	known := make(map[uint64]string)
 	return func(rec *record) (string, error) {
 		if name, ok := known[rec.stream]; ok {
 			return name, nil
 		}
-		name := names.Get(u64(rec.stream))
-		v := streams.Get(name)
-		if len(v) != 16 || parseU64(v[:8]) != rec.stream {
-			return "", fmt.Errorf("%w: stream number %d is named %q, and that stream's record is %x", ErrDamaged, rec.stream, name, v)
+		name, err := v.name(rec.stream)
+		if err == nil {
+			known[rec.stream] = name
 		}
-		known[rec.stream] = string(name)
-		return string(name), nil
+		return name, err
 	}
 }
 
@@ -175,15 +246,20 @@ type pager struct {
 	limit, maxBytes int
 	events          []api.Event
 	bytes           int
+	more            bool // there was an event for which there was no room
+}
+
+// full reports whether the page has as many events as it may.
+func (p *pager) full() bool {
+	p.more = len(p.events) >= p.limit
+	return p.more
 }
 
 // add reports full when there is no room for the event; it is then the next page's first.
 func (p *pager) add(position uint64, value []byte, streamOf func(*record) (string, error)) (full bool, err error) {
 	if len(p.events) >= p.limit || len(p.events) > 0 && p.bytes+len(value) > p.maxBytes {
+		p.more = true
 		return true, nil
-	}
-	if value == nil {
-		return false, fmt.Errorf("%w: events: position %d is missing", ErrDamaged, position)
 	}
 	rec, err := decodeRecord(position, value)
 	if err != nil {
@@ -200,42 +276,99 @@ func (p *pager) add(position uint64, value []byte, streamOf func(*record) (strin
 
 // Stream describes one stream.
 func (f *FSM) Stream(name string) (info api.StreamInfo, exists bool, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketStreams).Get([]byte(name))
-		if exists = len(v) == 16; exists {
-			info = streamInfo([]byte(name), v)
+	err = f.viewStream(name, func(_ *view, h head) error {
+		if exists = h.count > 0; exists {
+			info = streamInfo(name, &h)
 		}
 		return nil
 	})
 	return info, exists, err
 }
 
-func streamInfo(name, value []byte) api.StreamInfo {
-	events := parseU64(value[8:])
-	return api.StreamInfo{Name: string(name), Events: events, Version: int64(events) - 1}
+func streamInfo(name string, h *head) api.StreamInfo {
+	return api.StreamInfo{Name: name, Events: h.count, Version: int64(h.count) - 1}
 }
 
 // Streams lists streams in name order: those that begin with prefix and lie behind after. end says that there are no more.
 func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, end bool, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
-		cursor := tx.Bucket(bucketStreams).Cursor()
-		k, v := cursor.Seek([]byte(max(prefix, after)))
-		if after != "" && string(k) == after {
-			k, v = cursor.Next()
+	err = f.viewStreams(prefix, after, func(v *view, o overlaid) error {
+		fresh := slices.Sorted(maps.Keys(o)) // streams that the overlays know; the list on disk has some of them too
+		old, err := v.disk.list(max(prefix, after))
+		if err != nil {
+			return err
 		}
-		for ; k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = cursor.Next() {
+		for {
+			name, ok := old.peek()
+			if !ok || !strings.HasPrefix(name, prefix) {
+				ok = false
+			} else if name == after && after != "" {
+				if err := old.next(); err != nil {
+					return err
+				}
+				continue
+			}
+			if len(fresh) > 0 && (!ok || fresh[0] <= name) {
+				name, ok, fresh = fresh[0], true, fresh[1:]
+			}
+			if !ok {
+				end = true
+				return nil
+			}
 			if len(page) == limit {
 				return nil
 			}
-			if len(v) != 16 {
-				return fmt.Errorf("%w: stream %q has %d bytes", ErrDamaged, k, len(v))
+			h, known := o[name]
+			if !known {
+				if h, err = v.disk.head(name); err != nil {
+					return err
+				}
+				if h.count == 0 {
+					return fmt.Errorf("%w: stream %q is listed and has no head", ErrDamaged, name)
+				}
 			}
-			page = append(page, streamInfo(k, v))
+			page = append(page, streamInfo(name, &h))
+			if at, ok := old.peek(); ok && at == name {
+				if err := old.next(); err != nil {
+					return err
+				}
+			}
 		}
-		end = true
-		return nil
 	})
 	return page, end, err
+}
+
+// lister walks the streams on disk in name order, over all runs of the list.
+type lister struct{ runs []*iterator }
+
+func (d *disk) list(from string) (*lister, error) {
+	l := &lister{}
+	for _, r := range d.order[treeList] {
+		it, err := d.iterate(r, []byte(from))
+		if err != nil {
+			return nil, err
+		}
+		l.runs = append(l.runs, it)
+	}
+	return l, nil
+}
+
+// peek returns the first name that was not taken.
+func (l *lister) peek() (name string, ok bool) {
+	if it := l.first(); it != nil {
+		return string(it.key), true
+	}
+	return "", false
+}
+
+func (l *lister) next() error { return l.first().next() }
+
+func (l *lister) first() (first *iterator) {
+	for _, it := range l.runs {
+		if it.ok && (first == nil || bytes.Compare(it.key, first.key) < 0) {
+			first = it
+		}
+	}
+	return first
 }
 
 // Info describes the state.
@@ -246,9 +379,8 @@ type Info struct {
 
 // Info describes the state.
 func (f *FSM) Info() (info Info, err error) {
-	err = f.view(func(tx *bolt.Tx) error {
-		var st state
-		st.read(tx)
+	err = f.view(func(v *view) error {
+		st := v.st
 		info = Info{Streams: st.streams, Events: st.position, LastPosition: st.position, Applied: st.applied, Term: st.term}
 		return nil
 	})

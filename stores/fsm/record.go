@@ -15,10 +15,22 @@ var ErrDamaged = errors.New("damaged")
 
 // A stored event:
 //
-//	CRC32C (4) over position and the rest · stream number (uvarint) · version (uvarint) · time (varint, Unix µs) · event as in command.go
+//	CRC32C (4) over position and the rest · front · time (varint, Unix µs) · event as in command.go
+//	front  stream number (uvarint) · version (uvarint) · how far back each of its pointers leads, in positions (uvarint each), see chain.go
 //
-// The position is the key, and the stream's name stands once, in names.
+// The position is the key, and the stream's name stands once, in names. A record is the same on every replica.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// maxPointers is what a version can have at most: 8^21 is the highest power of eight below 2^64.
+const maxPointers = 22
+
+// front is the beginning of a record.
+type front struct {
+	stream  uint64
+	version uint64
+	n       int
+	back    [maxPointers]uint64 // positions of the events pointed to; n of them
+}
 
 type record struct {
 	stream  uint64
@@ -27,36 +39,80 @@ type record struct {
 	event   EventRecord
 }
 
-func (rec *record) encode(position uint64) []byte {
-	b := make([]byte, 4, 48+len(rec.event.Data)+len(rec.event.Metadata)+len(rec.event.ID)+len(rec.event.Type))
-	b = binary.AppendUvarint(b, rec.stream)
-	b = binary.AppendUvarint(b, rec.version)
-	b = binary.AppendVarint(b, rec.time)
-	b = rec.event.encode(b)
-	binary.BigEndian.PutUint32(b, checksum(position, b[4:]))
+// appendRecord appends the record of an event, whose encoding is raw, for the position; it is the next one of the stream.
+func appendRecord(b []byte, position uint64, h *head, time int64, raw []byte) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0)
+	b = binary.AppendUvarint(b, h.number)
+	b = binary.AppendUvarint(b, h.count)
+	for l := range pointers(h.count) {
+		b = binary.AppendUvarint(b, position-h.path[l])
+	}
+	b = binary.AppendVarint(b, time)
+	b = append(b, raw...)
+	binary.BigEndian.PutUint32(b[start:], checksum(position, b[start+4:]))
 	return b
 }
 
+// recordOverhead is what appendRecord adds to raw at most, for all but streams of more than 2^30 events.
+const recordOverhead = 4 + 10 + 10 + 10*binary.MaxVarintLen64 + binary.MaxVarintLen64
+
 func checksum(position uint64, body []byte) uint32 {
-	return crc32.Update(crc32.Checksum(u64(position), castagnoli), castagnoli, body)
+	var key [8]byte
+	binary.BigEndian.PutUint64(key[:], position)
+	return crc32.Update(crc32.Checksum(key[:], castagnoli), castagnoli, body)
+}
+
+// takeFront takes the front off the reader.
+func (r *reader) takeFront(position uint64) (f front) {
+	f.stream, f.version = r.uvarint(), r.uvarint()
+	f.n = pointers(f.version)
+	for l := range f.n {
+		d := r.uvarint()
+		if d == 0 || d >= position {
+			r.fail()
+			return f
+		}
+		f.back[l] = position - d
+	}
+	return f
+}
+
+// decodeFront reads only the front and does not look at the checksum: what it says is a guess until the record it leads to was decoded and held against it.
+func decodeFront(position uint64, value []byte) (front, error) {
+	if len(value) < 4 {
+		return front{}, fmt.Errorf("%w: event %d has %d bytes", ErrDamaged, position, len(value))
+	}
+	r := reader{rest: value[4:]}
+	f := r.takeFront(position)
+	if r.err != nil {
+		return front{}, fmt.Errorf("%w: event %d: %w", ErrDamaged, position, r.err)
+	}
+	return f, nil
 }
 
 // decodeRecord copies what it returns: value may be bbolt's memory.
 func decodeRecord(position uint64, value []byte) (record, error) {
+	rec, _, err := decodeWhole(position, value)
+	return rec, err
+}
+
+func decodeWhole(position uint64, value []byte) (record, front, error) {
 	if len(value) < 4 {
-		return record{}, fmt.Errorf("%w: event %d has %d bytes", ErrDamaged, position, len(value))
+		return record{}, front{}, fmt.Errorf("%w: event %d has %d bytes", ErrDamaged, position, len(value))
 	}
 	want, got := binary.BigEndian.Uint32(value), checksum(position, value[4:])
 	if want != got {
-		return record{}, fmt.Errorf("%w: event %d: checksum wanted %08x, found %08x", ErrDamaged, position, want, got)
+		return record{}, front{}, fmt.Errorf("%w: event %d: checksum wanted %08x, found %08x", ErrDamaged, position, want, got)
 	}
 	r := reader{rest: append([]byte(nil), value[4:]...)}
-	rec := record{stream: r.uvarint(), version: r.uvarint(), time: r.varint()}
+	f := r.takeFront(position)
+	rec := record{stream: f.stream, version: f.version, time: r.varint()}
 	rec.event = r.event()
 	if err := r.end(); err != nil {
-		return record{}, fmt.Errorf("%w: event %d: %w", ErrDamaged, position, err)
+		return record{}, front{}, fmt.Errorf("%w: event %d: %w", ErrDamaged, position, err)
 	}
-	return rec, nil
+	return rec, f, nil
 }
 
 func (rec *record) toAPI(position uint64, stream string) api.Event {

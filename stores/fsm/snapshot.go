@@ -1,17 +1,16 @@
 package fsm
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // A state on its way to another replica is the bbolt file as one read transaction sees it, and a trailer:
@@ -22,27 +21,35 @@ const (
 	trailerSize  = 8 + 8 + 4
 )
 
+// ErrSnapshotAborted ends a snapshot stream when the file is about to be replaced under it. A new one can be opened at once.
+var ErrSnapshotAborted = errors.New("the state file is being replaced; open the snapshot again")
+
 // OpenSnapshot streams one consistent state: everything applied when it is called. size is exact. Closing the stream ends the transaction, also
-// when only a part was read.
+// when only a part was read. While it is open, pages that flushes free are not used again: the file grows, flushes do not wait.
 func (f *FSM) OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser, err error) {
-	f.file.RLock()
-	f.disk.Lock()
-	var tx *bolt.Tx
-	if err = f.flushLocked(); err == nil {
-		tx, err = f.db.Begin(false)
+	if err := f.Flush(); err != nil {
+		return 0, 0, 0, nil, err
 	}
-	f.disk.Unlock()
+	f.file.RLock()
+	tx, err := f.db.Begin(false)
 	if err != nil {
 		f.file.RUnlock()
 		return 0, 0, 0, nil, err
 	}
 	var st state
-	st.read(tx)
 	length := tx.Size()
 	pr, pw := io.Pipe()
-	s := &snapshotStream{PipeReader: pr}
+	s := &snapshotStream{PipeReader: pr, writer: pw}
+	if err = guard(func() error { return st.read(tx) }); err == nil {
+		err = f.addStream(s)
+	}
+	if err != nil {
+		err = errors.Join(err, tx.Rollback())
+		f.file.RUnlock()
+		return 0, 0, 0, nil, err
+	}
 	s.done.Add(1)
-	go func() { // ends when everything is read or the reader is closed
+	go func() { // ends when everything is read, the reader is closed, or the stream is aborted
 		defer s.done.Done()
 		defer f.file.RUnlock()
 		defer tx.Rollback()
@@ -54,6 +61,9 @@ func (f *FSM) OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser, 
 		if err == nil {
 			_, err = pw.Write(trailer(n, crc))
 		}
+		f.mu.Lock()
+		delete(f.streams, s)
+		f.mu.Unlock()
 		pw.CloseWithError(err)
 	}()
 	return st.applied, st.term, length + trailerSize, s, nil
@@ -61,13 +71,116 @@ func (f *FSM) OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser, 
 
 type snapshotStream struct {
 	*io.PipeReader
-	done sync.WaitGroup
+	writer *io.PipeWriter
+	done   sync.WaitGroup
 }
 
 func (s *snapshotStream) Close() error {
 	err := s.PipeReader.Close()
 	s.done.Wait()
 	return err
+}
+
+func (f *FSM) addStream(s *snapshotStream) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.replacing > 0 || f.closed {
+		return ErrSnapshotAborted
+	}
+	f.streams[s] = struct{}{}
+	return nil
+}
+
+// lockFile takes file for itself. Readers end soon; snapshot streams are as slow as a peer, so they are aborted.
+func (f *FSM) lockFile() (unlock func()) {
+	f.mu.Lock()
+	f.replacing++
+	for s := range f.streams {
+		s.writer.CloseWithError(ErrSnapshotAborted)
+	}
+	f.mu.Unlock()
+	f.file.Lock()
+	return func() {
+		f.mu.Lock()
+		f.replacing--
+		f.mu.Unlock()
+		f.file.Unlock()
+	}
+}
+
+// bbolt cannot map more of the file while a read transaction is open, and while a flush waits for that, readers wait too. So much more address space is
+// reserved than the file needs (it is not memory: of 128 TiB, eight thousand stores take a half), and when that nears its end the file is closed and
+// opened with more, between two flushes.
+const (
+	minReserve   = 8 << 30
+	reserveTimes = 4
+	reserveSlack = 1 << 30 // more than a flush of full overlays and its merges write
+	smallReserve = 1 << 30 // where the system does not give as much
+)
+
+// reserve returns how much address space the file at the path gets.
+func reserve(path string) int64 {
+	size := int64(minReserve)
+	if fi, err := os.Stat(path); err == nil {
+		size = max(size, reserveTimes*fi.Size())
+	}
+	return min((size+1<<30-1)>>30<<30, math.MaxInt)
+}
+
+// mapShort reports whether the next flush could outgrow the map. file is held.
+func (f *FSM) mapShort() (short bool) {
+	tx, err := f.db.Begin(false)
+	if err != nil {
+		return false
+	}
+	defer tx.Rollback()
+	return tx.Size()+reserveSlack > f.reserved
+}
+
+// grow opens the file anew with more address space.
+func (f *FSM) grow() error {
+	defer f.lockFile()()
+	if f.closing() || !f.mapShort() { // another flush did
+		return nil
+	}
+	return f.reopen(f.cfg.Path)
+}
+
+// reopen replaces db by the file at path, which is renamed to its place first if it is not there. The file is locked.
+func (f *FSM) reopen(path string) error {
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.dropReader()
+	if err := f.db.Close(); err != nil {
+		return fmt.Errorf("close the state file: %w", err)
+	}
+	var rerr error
+	if path != f.cfg.Path {
+		if rerr = os.Rename(path, f.cfg.Path); rerr == nil {
+			rerr = syncDir(filepath.Dir(path))
+		}
+	}
+	file, err := openFile(f.cfg.Path, f.cfg)
+	if err != nil {
+		f.fail(fmt.Errorf("reopen %s: %w", f.cfg.Path, err))
+		return err
+	}
+	f.db, f.reserved = file.db, file.reserved
+	if path != f.cfg.Path {
+		f.mu.Lock()
+		f.active, f.frozen, f.dirty = nil, nil, false
+		f.pending.Store(0)
+		f.held.Store(0)
+		f.announce(file.st)
+		f.mu.Unlock()
+	}
+	return rerr
+}
+
+func (f *FSM) closing() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.closed
 }
 
 func trailer(length int64, crc hash.Hash32) []byte {
@@ -89,32 +202,25 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := receive(tmp, rc); err != nil {
 		return fmt.Errorf("restore %s: %w", f.cfg.Path, err)
 	}
-	db, st, err := openFile(tmp, f.cfg)
+	received, err := openFile(tmp, f.cfg)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	if err := db.Close(); err != nil {
+	if err := received.db.Close(); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	if own, _ := f.Applied(); st.applied < own {
-		f.cfg.Logger.Info("a received state is older than the present one and is ignored", "received", st.applied, "present", own)
+	if own, _ := f.Applied(); received.st.applied < own {
+		f.cfg.Logger.Info("a received state is older than the present one and is ignored", "received", received.st.applied, "present", own)
 		return nil
 	}
-	f.file.Lock()
-	defer f.file.Unlock()
-	if err := f.db.Close(); err != nil {
-		return fmt.Errorf("restore: close the old state: %w", err)
-	}
-	rerr := os.Rename(tmp, f.cfg.Path)
-	if rerr == nil {
-		rerr = syncDir(filepath.Dir(f.cfg.Path))
-	}
-	if f.db, st, err = openFile(f.cfg.Path, f.cfg); err != nil {
-		f.cfg.OnFatal(fmt.Errorf("restore: reopen %s: %w", f.cfg.Path, err))
+	if err := f.hook("received"); err != nil {
 		return err
 	}
-	f.publish(st)
-	return rerr
+	defer f.lockFile()()
+	if err := f.reopen(tmp); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	return f.hook("restored")
 }
 
 // receive writes the stream to path, synced, and checks it against its trailer.
@@ -160,88 +266,4 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// Hash returns a digest of the logical state: all buckets in key order, without what depends on the file. Replicas that applied the same
-// entries have the same.
-func (f *FSM) Hash() ([]byte, error) {
-	h := sha256.New()
-	err := f.view(func(tx *bolt.Tx) error {
-		for _, name := range buckets {
-			write(h, name)
-			err := tx.Bucket(name).ForEach(func(k, v []byte) error {
-				write(h, k)
-				write(h, v)
-				return nil
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return h.Sum(nil), err
-}
-
-func write(h hash.Hash, b []byte) {
-	h.Write(u64(uint64(len(b))))
-	h.Write(b)
-}
-
-// Verify walks the whole state and reports the first thing that contradicts another: checksums, dense positions and versions, ids. It is for tests
-// and for operators who doubt a disk; its cost is that of reading everything.
-func (f *FSM) Verify() error {
-	if err := f.Flush(); err != nil { // bbolt counts keys only of what is committed
-		return err
-	}
-	return f.view(func(tx *bolt.Tx) error {
-		var st state
-		st.read(tx)
-		events, streams, names, index, ids := tx.Bucket(bucketEvents), tx.Bucket(bucketStreams), tx.Bucket(bucketNames), tx.Bucket(bucketIndex), tx.Bucket(bucketIDs)
-		next := make(map[uint64]uint64) // stream number → next version
-		position := uint64(0)
-		err := events.ForEach(func(k, v []byte) error {
-			position++
-			if parseU64(k) != position {
-				return fmt.Errorf("%w: events: wanted position %d, found %d", ErrDamaged, position, parseU64(k))
-			}
-			rec, err := decodeRecord(position, v)
-			if err != nil {
-				return err
-			}
-			if rec.version != next[rec.stream] {
-				return fmt.Errorf("%w: event %d: wanted version %d, found %d", ErrDamaged, position, next[rec.stream], rec.version)
-			}
-			next[rec.stream]++
-			if got := parseU64(index.Get(append(u64(rec.stream), u64(rec.version)...))); got != position {
-				return fmt.Errorf("%w: index of event %d: found %d", ErrDamaged, position, got)
-			}
-			if got := parseU64(ids.Get(idKey(rec.event.ID))); got != position {
-				return fmt.Errorf("%w: id of event %d: found %d", ErrDamaged, position, got)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if position != st.position || uint64(len(next)) != st.streams {
-			return fmt.Errorf("%w: wanted %d events in %d streams, found %d in %d", ErrDamaged, st.position, st.streams, position, len(next))
-		}
-		for _, c := range []struct {
-			name []byte
-			want uint64
-		}{{bucketIndex, st.position}, {bucketIDs, st.position}, {bucketStreams, st.streams}, {bucketNames, st.streams}} {
-			if got := uint64(tx.Bucket(c.name).Stats().KeyN); got != c.want {
-				return fmt.Errorf("%w: %s: wanted %d keys, found %d", ErrDamaged, c.name, c.want, got)
-			}
-		}
-		for number, count := range next {
-			name := names.Get(u64(number))
-			v := streams.Get(name)
-			if len(v) != 16 || parseU64(v[:8]) != number || parseU64(v[8:]) != count {
-				return fmt.Errorf("%w: stream %q: wanted number %d with %d events, found %x", ErrDamaged, name, number, count, v)
-			}
-		}
-		return nil
-	})
 }

@@ -1,0 +1,175 @@
+package fsm
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/quorate/quorate/api"
+)
+
+// load makes entries of one 256-byte event each, as clients do: a random id, and a stream drawn from so many.
+type load struct {
+	rnd     *rand.Rand
+	streams int
+	index   uint64
+	data    []byte
+}
+
+func newLoad(streams int, index uint64) *load {
+	l := &load{rnd: rand.New(rand.NewPCG(1, index)), streams: streams, index: index, data: make([]byte, 256)}
+	for i := range l.data {
+		l.data[i] = byte('a' + i%26)
+	}
+	l.data[0], l.data[255] = '"', '"'
+	return l
+}
+
+func (l *load) batch(n int) []*raft.Log {
+	logs := make([]*raft.Log, n)
+	for i := range logs {
+		l.index++
+		logs[i] = &raft.Log{Index: l.index, Term: 1, Type: raft.LogCommand, Data: Encode(Append{
+			Time: testTime + int64(l.index), Stream: fmt.Sprint("order-", l.rnd.IntN(l.streams)), Expected: api.ExpectAny,
+			Events: []EventRecord{{ID: fmt.Sprintf("%022x", l.rnd.Uint64()), Type: "OrderPlaced", Data: l.data, JSON: true}},
+		})}
+	}
+	return logs
+}
+
+// openLazy opens an FSM that is flushed a second after it became dirty, as stores.Store does.
+func openLazy(t testing.TB, path string) *FSM {
+	var f *FSM
+	f, err := Open(Config{Path: path, Store: testStore, Incarnation: testIncarnation, OnDirty: func() { time.AfterFunc(time.Second, func() { f.Flush() }) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// preload applies so many events, printing how fast.
+func preload(t testing.TB, f *FSM, l *load, events int) {
+	for done := 0; done < events; {
+		n := min(64, events-done)
+		f.ApplyBatch(l.batch(n))
+		done += n
+	}
+	if err := f.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// BenchmarkApply applies 256-byte events, 64 entries a batch; what is applied is flushed in the end, and counted.
+func BenchmarkApply(b *testing.B) {
+	for _, c := range []struct{ streams, before int }{{10, 0}, {100_000, 0}, {10, 2_000_000}, {100_000, 2_000_000}} {
+		b.Run(fmt.Sprintf("streams=%d/before=%d", c.streams, c.before), func(b *testing.B) {
+			if c.before > 0 && testing.Short() {
+				b.Skip("long")
+			}
+			f := openLazy(b, filepath.Join(b.TempDir(), "state.db"))
+			defer f.Close()
+			l := newLoad(c.streams, 0)
+			preload(b, f, l, c.before)
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				batch := l.batch(64)
+				b.StartTimer()
+				f.ApplyBatch(batch)
+			}
+			if err := f.Flush(); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(b.N*64)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
+// TestSoak fills a store with QUORATE_FSM_SOAK events over QUORATE_FSM_STREAMS streams and prints, for every tenth, how fast, and how big it is.
+func TestSoak(t *testing.T) {
+	total, _ := strconv.Atoi(os.Getenv("QUORATE_FSM_SOAK"))
+	if total == 0 {
+		t.Skip("QUORATE_FSM_SOAK is not set; it says how many events")
+	}
+	streams, _ := strconv.Atoi(os.Getenv("QUORATE_FSM_STREAMS"))
+	path := filepath.Join(t.TempDir(), "state.db")
+	f := openLazy(t, path)
+	l := newLoad(max(streams, 10), 0)
+	for done := 0; done < total; done += total / 10 {
+		var spent, longest time.Duration
+		for n := 0; n < total/10; n += 64 {
+			batch := l.batch(64)
+			start := time.Now()
+			f.ApplyBatch(batch)
+			d := time.Since(start)
+			spent, longest = spent+d, max(longest, d)
+		}
+		start := time.Now()
+		if err := f.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		spent += time.Since(start)
+		info, err := f.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%9d events: %8.0f events/s, longest batch %v, %5.0f bytes on disk an event", info.Events, float64(total/10)/spent.Seconds(), longest.Round(time.Millisecond/10), float64(diskUsed(t, path))/float64(info.Events))
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	f = openLazy(t, path)
+	opened := time.Since(start)
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	t.Logf("opened in %v, %d KB heap", opened.Round(time.Millisecond/10), (int64(after.HeapAlloc)-int64(before.HeapAlloc))/1024)
+	start = time.Now()
+	f.ApplyBatch(l.batch(64))
+	t.Logf("first batch after opening: %v", time.Since(start).Round(time.Millisecond/10))
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestIdleMemory prints what an open, idle machine costs.
+func TestIdleMemory(t *testing.T) {
+	const machines = 50
+	dir := t.TempDir()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what pools hold goes with the second
+	runtime.ReadMemStats(&before)
+	goroutines := runtime.NumGoroutine()
+	open := make([]*FSM, machines)
+	for i := range open {
+		open[i] = openLazy(t, filepath.Join(dir, fmt.Sprint(i)))
+		open[i].ApplyBatch(newLoad(10, 0).batch(64))
+		if err := open[i].Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / machines
+	t.Logf("an idle machine holds %d bytes of heap; its file has %d bytes", each, diskUsed(t, filepath.Join(dir, "0")))
+	if more := runtime.NumGoroutine() - goroutines; more > machines/2 {
+		t.Errorf("%d idle machines run %d goroutines", machines, more)
+	}
+	for _, f := range open {
+		f.Close()
+	}
+}

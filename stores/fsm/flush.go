@@ -1,0 +1,269 @@
+package fsm
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	// maxPending is how many bytes an overlay holds before it is flushed without being asked.
+	maxPending = 4 << 20
+	// maxOverlay is how many bytes the overlays may hold together; above it applying waits for the flush.
+	maxOverlay = 64 << 20
+)
+
+// Flush writes what is applied into the file. Durable on return. Readers and appliers go on meanwhile.
+//
+// We may die anywhere. Before the commit the file is the state as it was, and raft gives the entries again; after it the file is the state as it was when the
+// overlay froze, with its applied index. Runs, merges under way and the catalog are part of the same transaction.
+func (f *FSM) Flush() error {
+	f.file.RLock()
+	err := f.flush()
+	grow := err == nil && f.mapShort()
+	f.file.RUnlock()
+	if err != nil {
+		f.fail(err)
+		return err
+	}
+	if grow {
+		return f.grow()
+	}
+	return nil
+}
+
+// flush is Flush for those who hold file.
+func (f *FSM) flush() error {
+	f.flushing.Lock()
+	defer f.flushing.Unlock()
+	frozen, st, err := f.freeze()
+	if frozen == nil || err != nil {
+		return err
+	}
+	if err := f.hook("frozen"); err != nil {
+		return err
+	}
+	if err := guard(func() error { return f.commit(frozen, st) }); err != nil {
+		return err // frozen stays: it is not on disk, and may be read
+	}
+	f.applying.Lock()
+	f.mu.Lock()
+	f.frozen = nil
+	f.held.Store(0)
+	f.room.Broadcast()
+	f.mu.Unlock()
+	f.dropReader() // the next batch must not look into what was before the flush, and what the flush freed must not be kept
+	f.applying.Unlock()
+	return f.hook("dropped")
+}
+
+// freeze makes the active overlay the frozen one. It returns nil when everything is on disk.
+func (f *FSM) freeze() (*overlay, state, error) {
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed != nil || !f.dirty {
+		return nil, f.state, f.failed
+	}
+	f.frozen, f.active, f.dirty = f.active, nil, false
+	if f.frozen == nil { // only entries without events
+		f.frozen = newOverlay(f.state)
+	}
+	f.held.Store(f.frozen.unsynced)
+	f.pending.Store(0)
+	return f.frozen, f.state, nil
+}
+
+func (f *FSM) commit(o *overlay, st state) (err error) {
+	old, err := f.db.Begin(false) // merges read in it what they write anew
+	if err != nil {
+		return err
+	}
+	defer old.Rollback()
+	d, err := openDisk(old)
+	if err != nil {
+		return err
+	}
+	tx, err := f.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after the commit
+	if d.st.position != o.base.position || d.st.streams != o.base.streams {
+		return fmt.Errorf("%w: the file ends at event %d of %d streams, what is to follow begins behind %d of %d", ErrDamaged, d.st.position, d.st.streams, o.base.position, o.base.streams)
+	}
+	cat := d.cat
+	if err := cat.tend(tx, d, len(o.events), f.bounds, f.hook); err != nil {
+		return err
+	}
+	if err := o.write(tx, &cat); err != nil {
+		return err
+	}
+	if err := f.hook("written"); err != nil {
+		return err
+	}
+	if err := cat.write(tx); err != nil {
+		return err
+	}
+	if err := st.write(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	return f.hook("committed")
+}
+
+// write puts the overlay into the transaction: events and names at the ends of their buckets, and one run a tree.
+func (o *overlay) write(tx *bolt.Tx, cat *catalog) error {
+	events, names := tx.Bucket(bucketEvents), tx.Bucket(bucketNames)
+	events.FillPercent, names.FillPercent = 1, 1 // keys only grow
+	var key [8]byte
+	for i, rec := range o.events {
+		binary.BigEndian.PutUint64(key[:], o.base.position+1+uint64(i))
+		if err := events.Put(key[:], rec); err != nil {
+			return err
+		}
+	}
+	for i, name := range o.names {
+		binary.BigEndian.PutUint64(key[:], o.base.streams+1+uint64(i))
+		if err := names.Put(key[:], seal(key[:], append(make([]byte, 0, len(name)+4), name...))); err != nil {
+			return err
+		}
+	}
+	for tree, entries := range [trees]func(add func(key, value []byte) error) (int, error){o.writeIDs, o.writeHeads, o.writeList} {
+		if err := writeRun(tx, cat, uint8(tree), entries); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeRun writes one run of tier 0. entries counts when it is called without add.
+func writeRun(tx *bolt.Tx, cat *catalog, tree uint8, entries func(add func(key, value []byte) error) (int, error)) error {
+	n, err := entries(nil)
+	if n == 0 || err != nil {
+		return err
+	}
+	cat.next++
+	r := run{id: cat.next, tree: tree}
+	if hashed(tree) {
+		r.lines = linesFor(uint64(n))
+	}
+	w := newRunWriter(tx, &r, nil)
+	if _, err := entries(w.add); err != nil {
+		return err
+	}
+	if err := w.finish(); err != nil {
+		return err
+	}
+	cat.runs = append(cat.runs, r)
+	return nil
+}
+
+func (o *overlay) writeIDs(add func(key, value []byte) error) (int, error) {
+	n := len(o.ids) + len(o.twins)
+	if add == nil {
+		return n, nil
+	}
+	all := append(make([]idEntry, 0, n), o.twins...)
+	for hash, position := range o.ids {
+		all = append(all, idEntry{hash, position})
+	}
+	return n, addSorted(all, add, func(a, b idEntry) int {
+		return cmp.Or(cmp.Compare(a.hash, b.hash), slices.Compare(a.key()[8:], b.key()[8:])) // hashes are nearly never the same
+	}, func(e idEntry) (key, value []byte) { return e.key(), nil })
+}
+
+func (o *overlay) writeHeads(add func(key, value []byte) error) (int, error) {
+	if add == nil {
+		return len(o.heads), nil
+	}
+	type entry struct {
+		hash uint64
+		head *head
+	}
+	all := make([]entry, 0, len(o.heads))
+	for name, h := range o.heads {
+		all = append(all, entry{hash64(name), h})
+	}
+	return len(all), addSorted(all, add, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.head.number, b.head.number))
+	}, func(e entry) (key, value []byte) {
+		return append(u64(e.hash), u64(e.head.number)...), e.head.encode(nil)
+	})
+}
+
+func (o *overlay) writeList(add func(key, value []byte) error) (int, error) {
+	if add == nil {
+		return len(o.names), nil
+	}
+	type entry struct {
+		name   string
+		number uint64
+	}
+	all := make([]entry, len(o.names))
+	for i, name := range o.names {
+		all[i] = entry{name, o.base.streams + 1 + uint64(i)}
+	}
+	return len(all), addSorted(all, add, func(a, b entry) int { return cmp.Compare(a.name, b.name) },
+		func(e entry) (key, value []byte) { return []byte(e.name), binary.AppendUvarint(nil, e.number) })
+}
+
+func addSorted[E any](all []E, add func(key, value []byte) error, order func(a, b E) int, split func(E) (key, value []byte)) error {
+	slices.SortFunc(all, order)
+	for _, e := range all {
+		if err := add(split(e)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kick flushes in the background, unless that is going on already.
+func (f *FSM) kick() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.kicked || f.closed {
+		return
+	}
+	f.kicked = true
+	f.background.Add(1)
+	go func() { // ends when little is left to flush
+		defer f.background.Done()
+		for {
+			err := f.Flush()
+			f.mu.Lock()
+			if err != nil || f.pending.Load() <= maxPending {
+				f.kicked = false
+				f.room.Broadcast()
+				f.mu.Unlock()
+				return
+			}
+			f.mu.Unlock()
+		}
+	}()
+}
+
+// Pressure says how full the overlays are: 0 when everything is on disk, 1 when applying has to wait for the flush. Whoever lets requests in should refuse
+// them from about 0.5 on, with 503 and a retry, for what waits in the log comes on top. It costs two atomic loads.
+func (f *FSM) Pressure() float64 { return float64(f.unsynced()) / maxOverlay }
+
+func (f *FSM) unsynced() uint64 { return f.pending.Load() + f.held.Load() }
+
+// waitRoom waits while the overlays are full. It ends with the flush, or when that fails.
+func (f *FSM) waitRoom() {
+	if f.unsynced() <= maxOverlay {
+		return
+	}
+	f.kick()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.failed == nil && f.kicked && f.unsynced() > maxOverlay {
+		f.room.Wait()
+	}
+}
