@@ -68,6 +68,7 @@ type Group struct {
 	injecting    bool
 	missing      uint64 // committed, says the leader, and not in this log
 	missingSince time.Time
+	awaited      uint64 // a reader waits until this is applied
 
 	leadership *leadership
 	reads      readIndex // of this node's readers: asks the leader

@@ -44,10 +44,10 @@ type Timing struct {
 var DefaultTiming = Timing{
 	Probe:     100 * time.Millisecond,
 	Silence:   time.Second,
-	Heartbeat: 20 * time.Second,
-	Election:  20 * time.Second,
-	Lease:     20 * time.Second,
-	Commit:    20 * time.Second,
+	Heartbeat: time.Minute,
+	Election:  time.Minute,
+	Lease:     time.Minute,
+	Commit:    time.Minute,
 }
 
 // Node owns what the groups of this machine share.

@@ -274,12 +274,28 @@ func (g *Group) tell(n notice) (done bool) {
 	return false
 }
 
-// isBehind reports whether an entry that the leader has committed has been missing here for a while.
+// isBehind reports whether an entry that the leader has committed has been missing here for a while, or somebody waits for one.
 func (g *Group) isBehind(now time.Time) bool {
 	g.commits.Lock()
 	defer g.commits.Unlock()
+	if applied, _ := g.machine.Applied(); applied >= g.awaited {
+		g.awaited = 0
+	}
+	if g.awaited > 0 {
+		return true
+	}
 	if g.missing != 0 && g.raft.LastIndex() >= g.missing {
 		g.missing = 0
 	}
 	return g.missing != 0 && now.Sub(g.missingSince) > behindFor
+}
+
+// miss says that a reader waits for an entry that the leader has applied.
+func (g *Group) miss(index uint64) {
+	if applied, _ := g.machine.Applied(); applied >= index {
+		return
+	}
+	g.commits.Lock()
+	defer g.commits.Unlock()
+	g.awaited = max(g.awaited, index)
 }

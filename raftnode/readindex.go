@@ -58,8 +58,20 @@ func (g *Group) LinearizableRead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	soon, cancel := context.WithTimeout(ctx, noticeLost)
+	err = g.machine.WaitApplied(soon, index)
+	cancel()
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// The leader has applied it, and this replica has not heard that it is committed: the notice was lost. The leader says it again when it is asked.
+	g.miss(index)
+	g.node.elections.look()
 	return g.machine.WaitApplied(ctx, index)
 }
+
+// noticeLost is how long a commit notice may take; it needs milliseconds.
+const noticeLost = 200 * time.Millisecond
 
 // join returns the round that begins next; false when the group is closing.
 func (r *readIndex) join() (*readRound, bool) {
