@@ -27,7 +27,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.MkdirAll(full.Data, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", full.Data).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", full.Data).CombinedOutput(); err != nil {
 		t.Skipf("NOT RUN: no file system can be mounted here: %v %s", err, out)
 	}
 	t.Cleanup(func() {
@@ -43,7 +43,7 @@ func TestFullDisk(t *testing.T) {
 	load := testcluster.StartLoad([]*client.Client{client.New(c.Nodes[0].Connect()), client.New(c.Nodes[1].Connect())}, "orders", 2)
 	big := fmt.Sprintf(`{"events":[{"type":"Big","data":%q}]}`, strings.Repeat("x", 200_000))
 	nc := c.Nodes[0].Connect()
-	for i := 0; full.Running() && i < 100; i++ {
+	for i := 0; full.Running() && i < 300; i++ {
 		nc.Request("es.orders.write.append.big", []byte(big), requestTimeout) // the node may die holding it
 	}
 	if code := full.WaitExit(); code != 3 {

@@ -84,7 +84,7 @@ func openSegments(cfg Config, dir folder) (*SegmentLog, error) {
 		return nil, fmt.Errorf("open raft log: %w", err)
 	}
 	if _, err := os.Stat(cfg.Path); errors.Is(err, fs.ErrNotExist) && len(files) > 0 {
-		return nil, fmt.Errorf("open raft log: %w", &CorruptError{Item: cfg.Path, Detail: fmt.Sprintf("it is gone, but there are %d segments that belong to it", len(files))})
+		return nil, fmt.Errorf("open raft log: %w (%w)", &CorruptError{Item: cfg.Path, Detail: fmt.Sprintf("it is gone, but there are %d segments that belong to it", len(files))}, fs.ErrNotExist)
 	}
 	bcfg := cfg
 	bcfg.OnFatal = l.fail
