@@ -144,17 +144,23 @@ func (d *disk) record(position uint64) ([]byte, error) {
 
 // name returns the name of a stream number.
 func (d *disk) name(number uint64) (string, error) {
+	name, err := d.rawName(number)
+	return string(name), err
+}
+
+// rawName returns the name in the transaction's memory.
+func (d *disk) rawName(number uint64) ([]byte, error) {
 	var key [8]byte
 	binary.BigEndian.PutUint64(key[:], number)
 	v := d.names.Get(key[:])
 	if v == nil {
-		return "", fmt.Errorf("%w: names: stream number %d is missing", ErrDamaged, number)
+		return nil, fmt.Errorf("%w: names: stream number %d is missing", ErrDamaged, number)
 	}
 	name, err := unseal(key[:], v)
 	if err != nil {
-		return "", fmt.Errorf("names: stream number %d: %w", number, err)
+		return nil, fmt.Errorf("names: stream number %d: %w", number, err)
 	}
-	return string(name), nil
+	return name, nil
 }
 
 // head returns the head of the stream with the name; its count is 0 when there is none.
@@ -163,8 +169,8 @@ func (d *disk) head(name string) (h head, err error) {
 	for _, r := range d.order[treeHeads] {
 		err := d.scan(r, hash, func(key, value []byte) (bool, error) {
 			number := binary.BigEndian.Uint64(key[8:])
-			is, err := d.name(number)
-			if err != nil || is != name {
+			is, err := d.rawName(number)
+			if err != nil || string(is) != name {
 				return true, err
 			}
 			h, err = decodeHead(number, value)

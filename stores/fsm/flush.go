@@ -175,7 +175,10 @@ func (o *overlay) writeIDs(add func(key, value []byte) error) (int, error) {
 		all = append(all, idEntry{hash, position})
 	}
 	return n, addSorted(all, add, func(a, b idEntry) int {
-		return cmp.Or(cmp.Compare(a.hash, b.hash), slices.Compare(a.key()[8:], b.key()[8:])) // hashes are nearly never the same
+		if a.hash != b.hash { // hashes are nearly never the same
+			return cmp.Compare(a.hash, b.hash)
+		}
+		return slices.Compare(a.key(), b.key())
 	}, func(e idEntry) (key, value []byte) { return e.key(), nil })
 }
 

@@ -155,7 +155,13 @@ func openFile(path string, cfg Config) (file stateFile, err error) {
 
 // Close syncs what is applied and closes the file. Nothing is applied afterwards. Snapshots that are being read end with ErrSnapshotAborted.
 func (f *FSM) Close() error {
-	err := f.Flush()
+	f.mu.Lock()
+	failed := f.failed != nil
+	f.mu.Unlock()
+	var err error
+	if !failed { // why it failed was told to OnFatal
+		err = f.Flush()
+	}
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()

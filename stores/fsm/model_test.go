@@ -110,13 +110,37 @@ type machine struct {
 func (m *machine) path() string { return filepath.Join(m.dir, fmt.Sprint("state", m.files, ".db")) }
 
 func (m *machine) open(t *rapid.T) {
+	m.watch(t, m.openFSM(t))
+}
+
+// openFSM opens a machine that is flushed at random, with merges that take many flushes.
+func (m *machine) openFSM(t *rapid.T) *FSM {
 	cfg := testConfig(m.path())
 	cfg.OnFatal = func(err error) { t.Fatalf("OnFatal: %v", err) }
+	cfg.OnDirty = func() {}
 	f, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.watch(t, f)
+	f.bounds = tight
+	return f
+}
+
+// Flush writes what is applied; what the step finds in the middle of it is what it finds before and after.
+func (m *machine) Flush(t *rapid.T) {
+	at := rapid.SampledFrom([]string{"", "frozen", "merge", "written", "committed", "dropped"}).Draw(t, "read at")
+	m.f.hookStep = func(step string) error {
+		if step == at {
+			m.ReadStream(t)
+			m.ReadAll(t)
+			m.Streams(t)
+		}
+		return nil
+	}
+	if err := m.f.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	m.f.hookStep = nil
 }
 
 func (m *machine) watch(t *rapid.T, f *FSM) {
@@ -266,11 +290,7 @@ func (m *machine) Rebuild(t *rapid.T) {
 	before := m.hash(t)
 	old := m.f
 	m.files++
-	cfg := testConfig(m.path())
-	f, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := m.openFSM(t)
 	for rest := m.log; len(rest) > 0; {
 		n := rapid.IntRange(1, len(rest)).Draw(t, "batch")
 		f.ApplyBatch(rest[:n])
@@ -305,10 +325,7 @@ func (m *machine) Move(t *rapid.T) {
 	}
 	old := m.f
 	m.files++
-	f, err := Open(testConfig(m.path()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := m.openFSM(t)
 	if n := rapid.IntRange(0, len(m.log)).Draw(t, "applied at the target"); n > 0 {
 		f.ApplyBatch(m.log[:n])
 	}
@@ -478,6 +495,9 @@ func (m *machine) check(t *rapid.T) {
 	if err := m.f.WaitPosition(ctx, n+1); !errors.Is(err, context.Canceled) {
 		t.Fatalf("waiting for position %d of %d: %v", n+1, n, err)
 	}
+	if rapid.IntRange(0, 4).Draw(t, "verify") > 0 {
+		return // it flushes
+	}
 	if err := m.f.Verify(); err != nil {
 		t.Fatalf("Verify: %v", err)
 	}
@@ -539,7 +559,7 @@ func TestModel(t *testing.T) {
 		defer func() { m.f.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.Append, "append ": m.Append, "append  ": m.Append,
-			"replay": m.Replay, "rebuild": m.Rebuild, "reopen": m.Reopen, "move": m.Move,
+			"flush": m.Flush, "replay": m.Replay, "rebuild": m.Rebuild, "reopen": m.Reopen, "move": m.Move,
 			"read stream": m.ReadStream, "read all": m.ReadAll, "streams": m.Streams,
 			"": m.check,
 		})

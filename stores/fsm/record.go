@@ -54,8 +54,8 @@ func appendRecord(b []byte, position uint64, h *head, time int64, raw []byte) []
 	return b
 }
 
-// recordOverhead is what appendRecord adds to raw at most, for all but streams of more than 2^30 events.
-const recordOverhead = 4 + 10 + 10 + 10*binary.MaxVarintLen64 + binary.MaxVarintLen64
+// recordOverhead is what appendRecord adds to raw at most.
+const recordOverhead = 4 + (2+maxPointers+1)*binary.MaxVarintLen64
 
 func checksum(position uint64, body []byte) uint32 {
 	var key [8]byte
