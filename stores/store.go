@@ -219,10 +219,17 @@ func (s *Store) Begin(a *Append, done func(*api.AppendResponse, *api.Error)) *ap
 	if l := s.group.Leadership(); l.Role != raftnode.Serving {
 		return s.notLeader(l)
 	}
+	if s.machine.Pressure() > maxPressure {
+		return api.ErrOverloaded.With("store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
+	}
 	cmd := s.command(a)
 	s.door.enter(&pending{stream: a.Stream, body: cmd.Body(), done: done})
 	return nil
 }
+
+// maxPressure of the machine (see fsm.FSM.Pressure) is where appends are refused: at 1 raft's own goroutine would wait, and with it heartbeats of entries
+// that are already accepted.
+const maxPressure = 0.8
 
 func (s *Store) command(a *Append) fsm.Append {
 	StampIDs(a)
