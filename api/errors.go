@@ -58,6 +58,7 @@ var (
 	ErrEventIDConflict = def(409, 20410, "event_id_conflict", "an event id was used before for something else; give new events new ids")
 	ErrTooLarge        = def(413, 20413, "payload_too_large", "the request or one of its events exceeds a limit; split it")
 	ErrOverloaded      = def(429, 20429, "overloaded", "too many requests are waiting at this node; slow down and retry")
+	ErrDiskBehind      = def(503, 20430, "disk_behind", "the store has applied more than the leader's disk has taken; nothing was written; slow down and retry")
 	ErrInternal        = def(500, 20500, "internal", "the node failed to carry out the request; its log says why")
 	ErrReplicaDamaged  = def(503, 20501, "replica_damaged", "this node's replica of the store is set aside; ask again to reach another node")
 	ErrNoLeader        = def(503, 20503, "no_leader", "no node leads the store now; nothing was written; retry shortly")

@@ -264,7 +264,7 @@ func (g *Group) stepDown(reason string) {
 	}
 	id := g.node.ServerID()
 	req := &raft.RequestVoteRequest{
-		RPCHeader: g.header(), Term: g.raft.CurrentTerm() + 1, Candidate: g.trans.EncodePeer(raft.ServerID(id), raft.ServerAddress(id)), LeadershipTransfer: true,
+		RPCHeader: g.header(), Term: g.raft.CurrentTerm() + 1, LeadershipTransfer: true,
 	}
 	if err := g.trans.RequestVote(raft.ServerID(id), raft.ServerAddress(id), req, &raft.RequestVoteResponse{}); err != nil {
 		g.log.Debug("step down", "error", err)

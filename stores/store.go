@@ -220,7 +220,7 @@ func (s *Store) Begin(a *Append, done func(*api.AppendResponse, *api.Error)) *ap
 		return s.notLeader(l)
 	}
 	if s.machine.Pressure() > maxPressure {
-		return api.ErrOverloaded.With("store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
+		return api.ErrDiskBehind.With("store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
 	}
 	cmd := s.command(a)
 	s.door.enter(&pending{stream: a.Stream, body: cmd.Body(), done: done})

@@ -48,8 +48,9 @@ func segmentName(number uint64) string {
 
 // parseSegmentName returns the number in a segment's file name.
 func parseSegmentName(name string) (uint64, bool) {
-	hex, ok := strings.CutPrefix(name, segmentPrefix)
-	if hex, ok = strings.CutSuffix(hex, segmentSuffix); !ok || len(hex) != 16 || !strings.HasPrefix(name, segmentPrefix) {
+	hex, begins := strings.CutPrefix(name, segmentPrefix)
+	hex, ends := strings.CutSuffix(hex, segmentSuffix)
+	if !begins || !ends || len(hex) != 16 {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(hex, 16, 64)
