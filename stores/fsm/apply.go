@@ -134,6 +134,7 @@ type applier struct {
 	decoder decoder
 	heads   map[string]*staged // of streams that this batch looked at; the keys lie in the entries' memory
 	spare   []*staged
+	hashes  []uint64 // of the ids of the append at hand
 }
 
 // staged is a head as the batch leaves it.
@@ -169,6 +170,9 @@ func (a *applier) reset() {
 		}
 	}
 	clear(a.decoder.raws[:cap(a.decoder.raws)])
+	if cap(a.hashes) > keepHeads {
+		a.hashes = nil
+	}
 	a.o, a.frozen = nil, nil
 }
 
@@ -212,6 +216,10 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	if err := checkAppend(c); err != nil {
 		return AppendResult{Err: err}, nil
 	}
+	a.hashes = a.hashes[:0]
+	for i := range c.Events {
+		a.hashes = append(a.hashes, hash64(c.Events[i].ID))
+	}
 	dup, refused, err := a.duplicate(c)
 	switch {
 	case err != nil:
@@ -237,7 +245,7 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	for i := range c.Events {
 		a.st.position++
 		rec := appendRecord(a.o.room(len(raws[i])+recordOverhead), a.st.position, h, c.Time, raws[i])
-		a.o.addEvent(rec, hash64(c.Events[i].ID), a.st.position)
+		a.o.addEvent(rec, a.hashes[i], a.st.position)
 		h.push(a.st.position)
 	}
 	res.Version, res.Position = h.count-1, a.st.position
@@ -279,8 +287,7 @@ func (a *applier) head(name string) (*head, error) {
 }
 
 // find returns the event with the id; its position is 0 when there is none. An id's hash leads to the event, and the event says whether it is the one.
-func (a *applier) find(id string) (position uint64, rec record, err error) {
-	hash := hash64(id)
+func (a *applier) find(id string, hash uint64) (position uint64, rec record, err error) {
 	is := func(p uint64) (more bool, err error) {
 		value, err := a.record(p)
 		if err != nil {
@@ -382,7 +389,7 @@ func (a *applier) duplicate(c *Append) (dup *AppendResult, refused *api.Error, e
 	var firstPosition, lastPosition uint64
 	for i := range c.Events {
 		e := &c.Events[i]
-		position, rec, err := a.find(e.ID)
+		position, rec, err := a.find(e.ID, a.hashes[i])
 		if err != nil {
 			return nil, nil, err
 		}

@@ -104,6 +104,7 @@ func TestSoak(t *testing.T) {
 	l := newLoad(max(streams, 10), 0)
 	for done := 0; done < total; done += total / 10 {
 		var spent, longest time.Duration
+		cpu := cpuUsed(t)
 		for n := 0; n < total/10; n += 64 {
 			batch := l.batch(64)
 			start := time.Now()
@@ -120,7 +121,7 @@ func TestSoak(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%9d events: %8.0f events/s, longest batch %v, %5.0f bytes on disk an event", info.Events, float64(total/10)/spent.Seconds(), longest.Round(time.Millisecond/10), float64(diskUsed(t, path))/float64(info.Events))
+		t.Logf("%9d events: %8.0f events/s, %.2f µs of processor an event with making it, longest batch %v, %5.0f bytes on disk an event", info.Events, float64(total/10)/spent.Seconds(), float64((cpuUsed(t)-cpu).Nanoseconds())/1000/float64(total/10), longest.Round(time.Millisecond/10), float64(diskUsed(t, path))/float64(info.Events))
 	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
@@ -139,6 +140,11 @@ func TestSoak(t *testing.T) {
 	start = time.Now()
 	f.ApplyBatch(l.batch(64))
 	t.Logf("first batch after opening: %v", time.Since(start).Round(time.Millisecond/10))
+	if total <= 1_000_000 {
+		if err := f.Verify(); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}

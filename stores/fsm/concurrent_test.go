@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,15 +21,15 @@ func TestReadersUnderAppliesAndFlushes(t *testing.T) {
 	f := openLazy(t, filepath.Join(t.TempDir(), "state.db"))
 	defer f.Close()
 	f.bounds = bounds{mergeBase: 50, mergeRate: 2, dropBase: 2}
-	const entries = 1500
+	const enough = 20 // reads of each reader
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
-	reads := make([]int, 4)
+	reads := make([]atomic.Int64, 4)
 	for r := range reads {
 		readers.Add(1)
 		go func() { // ends when everything is applied, or with the first thing that is wrong
 			defer readers.Done()
-			for last := uint64(0); ; reads[r]++ {
+			for last := uint64(0); ; reads[r].Add(1) {
 				select {
 				case <-stop:
 					return
@@ -73,7 +75,10 @@ func TestReadersUnderAppliesAndFlushes(t *testing.T) {
 			}
 		}
 	}()
-	for i := uint64(1); i <= entries; i++ {
+	slow := func() bool {
+		return slices.ContainsFunc([]int{0, 1, 2, 3}, func(r int) bool { return reads[r].Load() < enough })
+	}
+	for i := uint64(1); i <= 1500 || slow() && i < 30_000 && !t.Failed(); i++ {
 		r := f.Apply(entry(i, cmd("all", int64(i)-2, fmt.Sprint("a", i)), cmd(fmt.Sprint("s", i%200), -2, fmt.Sprint("b", i)))).(Result)
 		if r.Append[0].Err != nil || r.Append[1].Err != nil {
 			t.Fatalf("entry %d: %+v", i, r)
@@ -89,10 +94,8 @@ func TestReadersUnderAppliesAndFlushes(t *testing.T) {
 	if err := <-flushed; err != nil {
 		t.Fatal(err)
 	}
-	for r, n := range reads {
-		if n < 5 {
-			t.Errorf("reader %d read %d times only", r, n)
-		}
+	if slow() {
+		t.Error("the readers hardly read; that shows little")
 	}
 	if err := f.Verify(); err != nil {
 		t.Error(err)

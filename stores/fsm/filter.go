@@ -21,7 +21,7 @@ import (
 const (
 	lineSize    = 64
 	lineBits    = (lineSize - 4) * 8
-	lineEntries = 48 // ten bits a hash: one in a hundred is looked for in vain
+	lineEntries = 32 // fifteen bits a hash: of a thousand, two are looked for in vain
 	lineProbes  = 6
 	filterLines = 512 // of a chunk
 )

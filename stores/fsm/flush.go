@@ -22,17 +22,20 @@ const (
 // overlay froze, with its applied index. Runs, merges under way and the catalog are part of the same transaction.
 func (f *FSM) Flush() error {
 	f.file.RLock()
+	short := f.mapShort()
+	f.file.RUnlock()
+	if short {
+		if err := f.grow(); err != nil {
+			return err
+		}
+	}
+	f.file.RLock()
 	err := f.flush()
-	grow := err == nil && f.mapShort()
 	f.file.RUnlock()
 	if err != nil {
 		f.fail(err)
-		return err
 	}
-	if grow {
-		return f.grow()
-	}
-	return nil
+	return err
 }
 
 // flush is Flush for those who hold file.
@@ -55,7 +58,8 @@ func (f *FSM) flush() error {
 	f.held.Store(0)
 	f.room.Broadcast()
 	f.mu.Unlock()
-	f.dropReader() // the next batch must not look into what was before the flush, and what the flush freed must not be kept
+	f.dropReader()        // the next batch must not look into what was before the flush, and what the flush freed must not be kept
+	f.applier = applier{} // an idle machine keeps no memory for the next batch
 	f.applying.Unlock()
 	return f.hook("dropped")
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -116,9 +115,8 @@ func openFile(path string, cfg Config) (file stateFile, err error) {
 		})
 	}
 	file.reserved = reserve(path)
-	if err = open(file.reserved); errors.Is(err, syscall.ENOMEM) { // a limit on address space: then growing has to wait for readers
-		err = open(smallReserve)
-		file.reserved = math.MaxInt64
+	for err = open(file.reserved); errors.Is(err, syscall.ENOMEM) && file.reserved > leastReserve; err = open(file.reserved) {
+		file.reserved /= 2 // a limit on address space
 	}
 	if errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrVersionMismatch) || errors.Is(err, berrors.ErrChecksum) {
 		return stateFile{}, fmt.Errorf("%w: open %s: %w", ErrDamaged, path, err)

@@ -113,9 +113,9 @@ func (f *FSM) lockFile() (unlock func()) {
 // opened with more, between two flushes.
 const (
 	minReserve   = 8 << 30
+	leastReserve = 256 << 20 // where the system does not give as much
 	reserveTimes = 4
-	reserveSlack = 1 << 30 // more than a flush of full overlays and its merges write
-	smallReserve = 1 << 30 // where the system does not give as much
+	reserveSlack = 1 << 30 // more than the merges of a flush write, and than is applied between the look at the map and the flush
 )
 
 // reserve returns how much address space the file at the path gets.
@@ -127,14 +127,15 @@ func reserve(path string) int64 {
 	return min((size+1<<30-1)>>30<<30, math.MaxInt)
 }
 
-// mapShort reports whether the next flush could outgrow the map. file is held.
+// mapShort reports whether the next flush could outgrow the map. It must not: a flush holds a read transaction itself, for its merges, and so does the
+// applier, and bbolt would wait for both to end. file is held.
 func (f *FSM) mapShort() (short bool) {
 	tx, err := f.db.Begin(false)
 	if err != nil {
 		return false
 	}
 	defer tx.Rollback()
-	return tx.Size()+reserveSlack > f.reserved
+	return tx.Size()+2*int64(f.unsynced())+min(reserveSlack, f.reserved/4) > f.reserved
 }
 
 // grow opens the file anew with more address space.
