@@ -11,11 +11,13 @@ GO      ?= go
 STATICCHECK_VERSION := v0.8.2
 GOVULNCHECK_VERSION := v1.9.0
 NATSCLI_VERSION     := v0.5.1
+NATSSERVER_VERSION  := v2.15.2
 STATICCHECK := $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 NATSCLI     := $(TOOLS)/natscli-$(NATSCLI_VERSION)
+NATSSERVER  := $(TOOLS)/natsserver-$(NATSSERVER_VERSION)
 
-.PHONY: help run build test unit race e2e lint vuln fmt bench fuzz docker tools clean
+.PHONY: help run build test unit race e2e lint vuln fmt bench bench-quick fuzz docker tools clean
 
 help: ## Print what there is to make.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -31,6 +33,7 @@ test: tools build lint race e2e vuln ## Run everything: lint, unit and property 
 
 race: ## Unit, property and in-process tests with the race detector.
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v internal/e2e)
+	cd bench && $(GO) test ./...
 
 unit: ## The same without the race detector, for a quick look.
 	$(GO) test $$($(GO) list ./... | grep -v internal/e2e)
@@ -42,6 +45,7 @@ lint: $(STATICCHECK) ## gofmt, go vet, staticcheck.
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(STATICCHECK)/staticcheck ./...
+	cd bench && $(GO) vet ./... && $(STATICCHECK)/staticcheck ./...
 
 vuln: $(GOVULNCHECK) ## Known vulnerabilities, when the database can be reached; it says when not.
 	@out=$$($(GOVULNCHECK)/govulncheck ./... 2>&1) && { echo "$$out" | tail -3; } || { \
@@ -52,8 +56,11 @@ vuln: $(GOVULNCHECK) ## Known vulnerabilities, when the database can be reached;
 fmt: ## Format all Go files.
 	gofmt -w $$(git ls-files '*.go')
 
-bench: build ## Measure appends and reads on this machine, as ratios within one run; see docs/benchmarks.md.
-	BENCH=1 $(GO) test -count=1 -v -run TestBench ./internal/bench | grep -v "^=== \|^---"
+bench: build $(NATSSERVER) ## Measure beside JetStream on this machine, as ratios within one run, into docs/benchmarks.md: some ten minutes.
+	cd bench && $(GO) run . -nats-server $(NATSSERVER)/nats-server -markdown ../docs/benchmarks.md -svg ../docs
+
+bench-quick: build $(NATSSERVER) ## The same for the essential rows, printed only: some three minutes.
+	cd bench && $(GO) run . -nats-server $(NATSSERVER)/nats-server -quick
 
 fuzz: ## Fuzz every decoder for a while each (FUZZTIME=30s).
 	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
@@ -72,6 +79,9 @@ $(GOVULNCHECK):
 
 $(NATSCLI):
 	GOBIN=$@ $(GO) install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION)
+
+$(NATSSERVER):
+	GOBIN=$@ $(GO) install github.com/nats-io/nats-server/v2@$(NATSSERVER_VERSION)
 
 clean: ## Remove what was built; data directories stay.
 	rm -rf bin .tools

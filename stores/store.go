@@ -229,7 +229,7 @@ func (s *Store) Begin(a *Append, done func(*api.AppendResponse, *api.Error)) *ap
 
 // maxPressure of the machine (see fsm.FSM.Pressure) is where appends are refused: at 1 raft's own goroutine would wait, and with it heartbeats of entries
 // that are already accepted.
-const maxPressure = 0.8
+const maxPressure = 0.5
 
 func (s *Store) command(a *Append) fsm.Append {
 	StampIDs(a)
