@@ -179,3 +179,21 @@ func TestIdleMemory(t *testing.T) {
 		f.Close()
 	}
 }
+
+// BenchmarkReadStream reads pages of 100 events from anywhere in a stream.
+func BenchmarkReadStream(b *testing.B) {
+	f := openLazy(b, filepath.Join(b.TempDir(), "state.db"))
+	defer f.Close()
+	l := newLoad(10, 0)
+	preload(b, f, l, 300_000)
+	for _, backward := range []bool{false, true} {
+		b.Run(fmt.Sprint("backward=", backward), func(b *testing.B) {
+			for b.Loop() {
+				page, err := f.ReadStream(fmt.Sprint("order-", l.rnd.IntN(10)), StreamQuery{From: 200 + uint64(l.rnd.IntN(28_000)), Limit: 100, MaxBytes: noLimit, Backward: backward})
+				if err != nil || len(page.Events) != 100 {
+					b.Fatal(len(page.Events), err)
+				}
+			}
+		})
+	}
+}

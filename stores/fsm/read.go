@@ -94,7 +94,7 @@ func (v *view) backward(h *head, stream string, q *StreamQuery, p *pager) (next 
 // Forward reads find the positions of so many versions at a time, from the last of them to the first: few at first, since a page may be full after
 // one big event.
 const (
-	firstStretch = 8
+	firstStretch = 32
 	lastStretch  = 512
 )
 
