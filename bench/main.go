@@ -33,7 +33,7 @@ type config struct {
 	events        int
 	stores        int
 	quick         bool
-	rows          *regexp.Regexp
+	rows, systems *regexp.Regexp
 	out           string
 	markdown      string
 	svg           string
@@ -41,20 +41,21 @@ type config struct {
 
 func main() {
 	var c config
+	only := flag.String("systems", ".", "regular expression of the systems to measure; Quorate is always one of them")
 	rows := flag.String("rows", ".", "regular expression of the rows to measure")
 	flag.StringVar(&c.quorate, "quorate", "../bin/quorate", "the quorate binary")
 	flag.StringVar(&c.nats, "nats-server", "../.tools/nats-server", "the nats-server binary")
 	flag.StringVar(&c.dir, "dir", "", "directory for data; default a temporary one")
 	flag.IntVar(&c.rounds, "rounds", 5, "how often each row is measured for each system")
 	flag.DurationVar(&c.slice, "slice", 2*time.Second, "length of one measurement")
-	flag.IntVar(&c.events, "events", 100_000, "events in the rows about reading and disk")
+	flag.IntVar(&c.events, "events", 300_000, "events in the rows about reading and disk")
 	flag.IntVar(&c.stores, "stores", 1000, "stores in the rows about many stores")
 	flag.BoolVar(&c.quick, "quick", false, "leave out the rows about many stores, and measure three rounds")
 	flag.StringVar(&c.out, "json", "", "write the raw results here")
 	flag.StringVar(&c.markdown, "markdown", "", "put the tables between the markers in this file")
 	flag.StringVar(&c.svg, "svg", "", "draw bar charts into this directory")
 	flag.Parse()
-	c.rows = regexp.MustCompile(*rows)
+	c.rows, c.systems = regexp.MustCompile(*rows), regexp.MustCompile(*only)
 	if c.quick {
 		c.rounds = min(c.rounds, 3)
 	}
@@ -98,6 +99,7 @@ func run(ctx context.Context, c config) error {
 		newJetStream(c.nats, filepath.Join(c.dir, "js-always"), "JetStream, sync always", true),
 		newJetStream(c.nats, filepath.Join(c.dir, "js-default"), "JetStream, default", false),
 	}
+	systems = slices.DeleteFunc(systems, func(s system) bool { return s.name() != systems[0].name() && !c.systems.MatchString(s.name()) })
 	r := report{Machine: machine(c), Command: "go run . " + strings.Join(os.Args[1:], " "), Date: time.Now().UTC().Format(time.DateOnly)}
 	for _, s := range systems {
 		r.Systems = append(r.Systems, s.name())

@@ -23,7 +23,11 @@ func (b *Bus) Committed(s *stores.Store, events []api.Event) {
 			}
 			continue
 		}
-		m := &nats.Msg{Subject: b.subjects.Event(s.Name(), e.Stream), Data: e.Body(), Header: cloudEventHeaders(b.cfg.Server.Prefix, s.Name(), e)}
+		subject := b.subjects.Event(s.Name(), e.Stream)
+		if b.embedded.clients.Interest(subject) == 0 { // nobody listens, anywhere in the cluster: most of the time
+			continue
+		}
+		m := &nats.Msg{Subject: subject, Data: e.Body(), Header: cloudEventHeaders(b.cfg.Server.Prefix, s.Name(), e)}
 		if err := b.clients.PublishMsg(m); err != nil {
 			b.log.Warn("a live event was not published", "store", s.Name(), "position", e.Position, "error", err)
 		}

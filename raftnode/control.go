@@ -15,6 +15,7 @@ const (
 	methodStanding  byte = 4 // call: see standing.go
 	methodTerms     byte = 5 // call: see termcheck.go
 	methodCommits   byte = 6 // message: see notice.go
+	methodResigned  byte = 7 // message: a group's key; its sender led it and has closed it
 )
 
 func (n *Node) handleCall(ctx context.Context, from string, method byte, body []byte) ([]byte, error) {
@@ -42,12 +43,20 @@ func (n *Node) handleCall(ctx context.Context, from string, method byte, body []
 
 // handleMessage takes what a peer sends without waiting for an answer.
 func (n *Node) handleMessage(from string, method byte, body []byte) {
-	if method != methodCommits {
+	switch method {
+	case methodCommits:
+		if err := n.onCommits(from, body); err != nil {
+			n.cfg.Logger.Warn("a message of a peer is not understood", "peer", from, "error", err)
+		}
+	case methodResigned:
+		if g := n.group(string(body)); g != nil {
+			if _, id := g.raft.LeaderWithID(); string(id) == from {
+				g.followed.Store(resigned)
+				n.elections.look()
+			}
+		}
+	default:
 		n.cfg.Logger.Warn("unknown message from a peer: it is of another version", "peer", from, "method", method)
-		return
-	}
-	if err := n.onCommits(from, body); err != nil {
-		n.cfg.Logger.Warn("a message of a peer is not understood", "peer", from, "error", err)
 	}
 }
 

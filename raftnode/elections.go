@@ -230,8 +230,9 @@ func choose(members []string, store uint64, self string, answers []standing) ver
 // standing returns how far this replica is.
 func (g *Group) standing() standing {
 	view := g.Leadership()
+	state := g.raft.State()
 	s := standing{member: g.node.ServerID(), open: true, leads: view.Role != Follower,
-		stands: g.raft.State() == raft.Candidate, term: g.raft.CurrentTerm(), lastIndex: g.raft.LastIndex()}
+		stands: state == raft.Candidate || state == raft.Leader, term: g.raft.CurrentTerm(), lastIndex: g.raft.LastIndex()}
 	if s.leads {
 		s.term = view.Term
 	}

@@ -106,6 +106,18 @@ func TestALeaderThatRestartsAtOnceIsReplaced(t *testing.T) {
 	c.leader(t).mustWrite("b")
 }
 
+// A leader whose replica alone is closed, as one that met damage is, is replaced, though its node goes on.
+func TestALeaderThatClosesIsReplaced(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.leader(t)
+	leader.mustWrite("a")
+	if err := leader.group.Close(); err != nil {
+		t.Fatal(err)
+	}
+	leader.group = nil
+	c.leader(t).mustWrite("b")
+}
+
 // Followers apply what is acknowledged soon after, though raft's own word of it would take an hour.
 func TestCommitNotices(t *testing.T) {
 	c := newCluster(t, 3).start()

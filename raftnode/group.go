@@ -295,9 +295,15 @@ func (g *Group) refreshMembers() {
 	g.members.Store(&ids)
 }
 
+// resigned stands for a process in followed: whichever leads, it leads this group no longer.
+const resigned = 1 << 1 // a process is an odd number
+
 // leaderRestarted reports whether the leader's process is another one than when this replica began to follow it.
 func (g *Group) leaderRestarted(leader string) bool {
 	now := g.node.detector.processOf(leader)
+	if g.followed.Load() == resigned {
+		return true
+	}
 	if now == 0 || g.followed.CompareAndSwap(0, now) {
 		return false
 	}
@@ -379,6 +385,7 @@ func (g *Group) successor(to string) (string, error) {
 // Close stops the replica and waits for everything it started. Leadership is not handed over; Transfer does that.
 func (g *Group) Close() error {
 	g.closeOnce.Do(func() {
+		led := g.Leadership().Role != Follower
 		g.leadership.expect("shutdown")
 		g.gate.Lock()
 		g.closing = true
@@ -392,6 +399,13 @@ func (g *Group) Close() error {
 		}
 		g.node.detector.unwatch(g.watched)
 		g.node.unregister(g)
+		if led { // the node goes on, so nobody would miss the leader for a long time
+			for _, id := range g.watched {
+				if id != g.node.ServerID() {
+					g.node.send(id, methodResigned, []byte(g.key))
+				}
+			}
+		}
 	})
 	return g.closeErr
 }

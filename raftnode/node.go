@@ -44,10 +44,10 @@ type Timing struct {
 var DefaultTiming = Timing{
 	Probe:     100 * time.Millisecond,
 	Silence:   time.Second,
-	Heartbeat: time.Minute,
-	Election:  time.Minute,
-	Lease:     time.Minute,
-	Commit:    time.Minute,
+	Heartbeat: 3 * time.Minute,
+	Election:  3 * time.Minute,
+	Lease:     3 * time.Minute,
+	Commit:    3 * time.Minute,
 }
 
 // Node owns what the groups of this machine share.
