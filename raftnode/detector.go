@@ -30,6 +30,7 @@ type detector struct {
 type peerState struct {
 	groups   int       // open groups that have it as a member
 	gone     bool      // true until it is heard for the first time
+	since    time.Time // when it began to be watched
 	heard    time.Time // when the last answered probe was sent
 	failing  time.Time // since when its connections fail; zero when they do not
 	troubled bool      // a probe was not answered; messages may have been lost as well
@@ -76,7 +77,7 @@ func (d *detector) watch(members []string) {
 		}
 		p := d.peers[id]
 		if p == nil {
-			p = &peerState{gone: true}
+			p = &peerState{gone: true, since: time.Now()}
 			d.peers[id] = p
 			d.probeLocked(d.node.ctx, id, p) // do not wait for the next round
 		}
@@ -199,7 +200,7 @@ func (d *detector) encodeLocked() []byte {
 	b := binary.AppendUvarint(nil, d.process)
 	var gone []string
 	for id, p := range d.peers {
-		if p.gone {
+		if d.missedLocked(p) {
 			gone = append(gone, id)
 		}
 	}
@@ -240,7 +241,7 @@ func (d *detector) agreed(id string, members []string) bool {
 		switch p := d.peers[m]; {
 		case m == id:
 		case m == d.node.ServerID():
-			if about := d.peers[id]; about != nil && about.gone {
+			if about := d.peers[id]; about != nil && d.missedLocked(about) {
 				count++
 			}
 		case p != nil && p.viewed.After(fresh) && slices.Contains(p.view, id):
@@ -250,15 +251,22 @@ func (d *detector) agreed(id string, members []string) bool {
 	return count >= majority(len(members))
 }
 
-// isolated reports whether this node reaches no majority of the members.
+// isolated reports whether this node misses so many of the members that it reaches no majority.
 func (d *detector) isolated(members []string) bool {
-	reached := 0
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	missed := 0
 	for _, id := range members {
-		if d.reachable(id) {
-			reached++
+		if p := d.peers[id]; p != nil && d.missedLocked(p) {
+			missed++
 		}
 	}
-	return reached < majority(len(members))
+	return len(members)-missed < majority(len(members))
+}
+
+// missedLocked reports whether the peer should answer and does not. One that this node has not heard yet is not missed before it had the time to answer.
+func (d *detector) missedLocked(p *peerState) bool {
+	return p.gone && (!p.heard.IsZero() || time.Since(p.since) > d.node.cfg.Timing.Silence)
 }
 
 // processOf returns a number that is another one after the node's process was started anew; 0 while it is not known.

@@ -59,7 +59,7 @@ func TestAgreement(t *testing.T) {
 		self := d.node.ServerID()
 		list := append([]string{self}, members[1:]...)
 		for _, id := range members[1:] {
-			p := &peerState{gone: slices.Contains(row.gone, id), view: row.views[id], viewed: now}
+			p := &peerState{gone: slices.Contains(row.gone, id), heard: now.Add(-time.Minute), view: row.views[id], viewed: now}
 			if slices.Contains(row.stale, id) {
 				p.viewed = now.Add(-time.Minute)
 			}

@@ -75,7 +75,10 @@ func (n *Node) answerStandings(from string, body []byte) ([]byte, error) {
 			s = g.standing()
 			if s.leads {
 				g.remind(from, q.s.lastIndex < s.lastIndex)
-			} else if g.Leadership().Leader == "" {
+			} else if _, leader := g.raft.LeaderWithID(); string(leader) == from && !q.s.leads && !q.s.stands {
+				g.followed.Store(resigned) // whom this replica takes for the leader looks for one
+				orphan = true
+			} else if leader == "" {
 				orphan = true
 			}
 		}
