@@ -379,10 +379,12 @@ func (j *jetStream) stop() {
 }
 
 func (j *jetStream) store(ctx context.Context, n int) error {
-	_, err := j.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: fmt.Sprintf("b%d", n), Subjects: []string{fmt.Sprintf("b%d.>", n)}, Replicas: 3, Storage: jetstream.FileStorage,
+	return eventually(ctx, "the stream is made", func() error { // a cluster that has just started has no place for it at first
+		_, err := j.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: fmt.Sprintf("b%d", n), Subjects: []string{fmt.Sprintf("b%d.>", n)}, Replicas: 3, Storage: jetstream.FileStorage,
+		})
+		return err
 	})
-	return err
 }
 
 type jetStreamClient struct {
