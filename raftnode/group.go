@@ -161,6 +161,7 @@ func (g *Group) open() (err error) {
 	conf := g.raftConfig()
 	notify := make(chan bool, 16)
 	conf.NotifyCh = notify
+	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
 		g.raft, err = raft.NewRaft(conf, &groupMachine{Machine: g.machine, snapshots: snapshots, applied: g.applied}, g.logs, g.store, snapshots, trans)
 	}
@@ -171,7 +172,6 @@ func (g *Group) open() (err error) {
 	g.reads.group, g.reads.ask = g, g.askLeader
 	g.answers.group, g.answers.ask = g, g.confirmedIndex
 	g.refreshMembers()
-	g.leadership = newLeadership(g, notify)
 	g.wg.Add(1)
 	go g.leadership.run() // ends when closed is closed and raft has shut down
 	return nil
