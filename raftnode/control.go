@@ -83,17 +83,13 @@ func (s *scanner) number() uint64 {
 }
 
 func (s *scanner) text() string {
-	n := s.number()
-	if n > uint64(len(s.rest)) {
-		s.rest, s.bad = nil, true
-		return ""
-	}
+	n := s.count()
 	v := string(s.rest[:n])
 	s.rest = s.rest[n:]
 	return v
 }
 
-// count reads how many items follow, each at least one byte long, so that a forged count cannot make us allocate.
+// count reads how many bytes, or items of at least one byte, follow, so that a forged count cannot make us allocate.
 func (s *scanner) count() int {
 	n := s.number()
 	if n > uint64(len(s.rest)) {

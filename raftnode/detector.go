@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -277,14 +276,6 @@ func (d *detector) processOf(id string) uint64 {
 		return p.process
 	}
 	return 0
-}
-
-// goneNodes lists whom this node does not reach, for tests and logs.
-func (d *detector) goneNodes() []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	gone := slices.DeleteFunc(slices.Sorted(maps.Keys(d.peers)), func(id string) bool { return !d.peers[id].gone })
-	return gone
 }
 
 func majority(members int) int { return members/2 + 1 }

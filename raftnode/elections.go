@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -131,8 +132,7 @@ func (e *elections) round(ctx context.Context) {
 // findOrphans lists the groups whose members must be asked, and makes leaders that reach no majority step down.
 func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 	d := e.node.detector
-	open := e.node.openGroups()
-	for _, g := range open {
+	for _, g := range e.node.openGroups() {
 		members := g.Members()
 		isolated := d.isolated(members)
 		if view := g.Leadership(); view.Role != Follower {
@@ -161,13 +161,7 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 		}
 		asking = append(asking, g)
 	}
-	if len(e.orphans) > 0 { // forget groups that were closed
-		for g := range e.orphans {
-			if !slices.Contains(open, g) {
-				delete(e.orphans, g)
-			}
-		}
-	}
+	maps.DeleteFunc(e.orphans, func(g *Group, _ *orphan) bool { return g.ctx.Err() != nil }) // closed
 	return asking
 }
 

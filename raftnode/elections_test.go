@@ -82,7 +82,7 @@ func TestAFollowerThatMissedEntriesIsSentThem(t *testing.T) {
 	away := c.followers(leader)[0]
 	c.isolate(away, true)
 	index := leader.mustWrite("missed")
-	eventually(t, "the leader misses the follower", func() bool { return slices.Contains(leader.node.Gone(), away.node.ServerID()) })
+	eventually(t, "the leader misses the follower", func() bool { return !leader.node.detector.reachable(away.node.ServerID()) })
 	c.isolate(away, false)
 	if err := away.machine.WaitApplied(testContext(t), index); err != nil {
 		t.Fatal(err)

@@ -210,6 +210,3 @@ func (n *Node) send(peer string, method byte, body []byte) {
 		n.cfg.Logger.Debug("a message to a peer is lost", "error", err)
 	}
 }
-
-// Gone lists the server ids of the members that this node does not reach.
-func (n *Node) Gone() []string { return n.detector.goneNodes() }

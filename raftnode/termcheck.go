@@ -128,9 +128,6 @@ func (g *Group) confirm(ctx context.Context, view Leadership) error {
 			continue
 		}
 		asked++
-		if need == 0 {
-			break
-		}
 		g.node.terms.ask(id, &termCheck{key: g.key, term: view.Term, answer: func(yes bool, err error) {
 			if err == nil && !yes {
 				err = fmt.Errorf("%w: a member is not in term %d", ErrNotLeader, view.Term)

@@ -49,9 +49,7 @@ type Failure struct {
 }
 
 // openParallel bounds how many stores open at once: each replays its log and syncs.
-const (
-	openParallel = 8
-)
+const openParallel = 8
 
 // NewManager returns a manager with no store open.
 func NewManager(cfg Config) *Manager {

@@ -221,7 +221,7 @@ func (l *BoltLog) Open(id GroupID) (Store, error) {
 	if err := l.reserve(id); err != nil {
 		return nil, fmt.Errorf("open group %s: %w", id, err)
 	}
-	s := &boltStore{log: l, id: id}
+	s := l.store(id)
 	err := l.view(func(tx *bolt.Tx) (err error) { s.head, err = checkGroup(tx, id); return err })
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -231,6 +231,15 @@ func (l *BoltLog) Open(id GroupID) (Store, error) {
 	}
 	l.open[id] = s
 	return s, nil
+}
+
+// store returns a store of the group that nothing was read for yet.
+func (l *BoltLog) store(id GroupID) *boltStore {
+	return &boltStore{log: l, handle: handle{id: id, refused: l.w.err, forget: func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, id)
+	}}}
 }
 
 // checkGroup returns a group's header after comparing it with what is there.

@@ -251,7 +251,7 @@ func (l *SegmentLog) group(id GroupID) *group {
 		l.groups[id] = g
 		st, err := l.settled.Open(id)
 		if err != nil {
-			g.damaged, g.settled = err, &boltStore{log: l.settled, id: id}
+			g.damaged, g.settled = err, l.settled.store(id)
 			return g
 		}
 		g.settled = st.(*boltStore)
@@ -276,7 +276,11 @@ func (l *SegmentLog) Open(id GroupID) (Store, error) {
 		return nil, g.damaged
 	}
 	l.open[id] = true
-	return &segmentStore{log: l, group: g}, nil
+	return &segmentStore{handle: handle{id: id, refused: l.err, forget: func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, id)
+	}}, log: l, group: g}, nil
 }
 
 // reserve marks a closed group as busy.
@@ -299,9 +303,8 @@ func (l *SegmentLog) Remove(id GroupID) error {
 		return fmt.Errorf("remove group %s: %w", id, err)
 	}
 	g := l.group(id)
-	r := &segmentRequest{group: g}
-	r.data, r.items = appendOne(appendRemoveItem(nil, id))
-	err := l.do(r)
+	data, it := appendRemoveItem(nil, id)
+	err := l.do(&segmentRequest{group: g, data: data, items: []item{it}})
 	l.mu.Lock()
 	delete(l.busy, id)
 	if err == nil {
@@ -313,8 +316,6 @@ func (l *SegmentLog) Remove(id GroupID) error {
 	}
 	return nil
 }
-
-func appendOne(data []byte, it item) ([]byte, []item) { return data, []item{it} }
 
 // Groups implements [Log].
 func (l *SegmentLog) Groups() (ids []GroupID, err error) {

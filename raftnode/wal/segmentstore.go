@@ -4,44 +4,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/hashicorp/raft"
 )
 
 // segmentStore is one group of a [SegmentLog].
 type segmentStore struct {
+	handle
 	log   *SegmentLog
 	group *group
-
-	// life is held for reading by every call, for writing by Close, which so waits for them. It guards closed.
-	life   sync.RWMutex
-	closed bool
 }
 
 var _ Store = (*segmentStore)(nil)
-
-// acquire begins a call; the caller must call release unless it fails.
-func (s *segmentStore) acquire() error {
-	if err := s.log.err(); err != nil {
-		return s.wrap(err)
-	}
-	s.life.RLock()
-	if s.closed {
-		s.life.RUnlock()
-		return s.wrap(ErrClosed)
-	}
-	return nil
-}
-
-func (s *segmentStore) release() { s.life.RUnlock() }
-
-func (s *segmentStore) wrap(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("group %s: %w", s.group.id, err)
-}
 
 // FirstIndex implements raft.LogStore; 0 if there are no entries.
 func (s *segmentStore) FirstIndex() (uint64, error) {
@@ -97,11 +71,11 @@ func (s *segmentStore) StoreLogs(logs []*raft.Log) error {
 		if l.Index == 0 {
 			return s.wrap(fmt.Errorf("store entry %d of %d: index 0 is not an index", i, len(logs)))
 		}
-		sealed, err := encodeEntry(s.group.id, l)
+		sealed, err := encodeEntry(s.id, l)
 		if err != nil {
 			return s.wrap(err)
 		}
-		r.data, r.items[i] = appendEntryItem(r.data, s.group.id, l.Index, sealed)
+		r.data, r.items[i] = appendEntryItem(r.data, s.id, l.Index, sealed)
 	}
 	return s.wrap(s.log.do(r))
 }
@@ -116,9 +90,8 @@ func (s *segmentStore) DeleteRange(lo, hi uint64) error {
 	if first == 0 || lo > hi || hi < first || lo > last {
 		return nil
 	}
-	r := &segmentRequest{group: s.group}
-	r.data, r.items = appendOne(appendDeleteItem(nil, s.group.id, lo, hi))
-	return s.wrap(s.log.do(r))
+	data, it := appendDeleteItem(nil, s.id, lo, hi)
+	return s.wrap(s.log.do(&segmentRequest{group: s.group, data: data, items: []item{it}}))
 }
 
 // Set implements raft.StableStore. The key has 1 to 1024 bytes.
@@ -127,12 +100,11 @@ func (s *segmentStore) Set(key, val []byte) error {
 		return err
 	}
 	defer s.release()
-	if len(key) == 0 || len(key) > maxKey || len(val) > maxRecord {
-		return s.wrap(fmt.Errorf("set %q: key of %d bytes, value of %d: %w", key[:min(len(key), 32)], len(key), len(val), ErrTooLarge))
+	if err := s.checkStable(key, val); err != nil {
+		return err
 	}
-	r := &segmentRequest{group: s.group}
-	r.data, r.items = appendOne(appendStableItem(nil, s.group.id, string(key), encodeValue(s.group.id, key, val)))
-	return s.wrap(s.log.do(r))
+	data, it := appendStableItem(nil, s.id, string(key), encodeValue(s.id, key, val))
+	return s.wrap(s.log.do(&segmentRequest{group: s.group, data: data, items: []item{it}}))
 }
 
 // Get implements raft.StableStore: [ErrKeyNotFound] for a missing key.
@@ -156,28 +128,5 @@ func (s *segmentStore) SetUint64(key []byte, val uint64) error {
 // GetUint64 implements raft.StableStore: 0 for a missing key, an error for a value that Set wrote and that is not 8 bytes long.
 func (s *segmentStore) GetUint64(key []byte) (uint64, error) {
 	v, err := s.Get(key)
-	if err == ErrKeyNotFound {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	if len(v) != 8 {
-		return 0, s.wrap(fmt.Errorf("stable value %q has %d bytes: not a uint64", key, len(v)))
-	}
-	return binary.BigEndian.Uint64(v), nil
-}
-
-// Close implements [Store]. A second Close does nothing.
-func (s *segmentStore) Close() error {
-	s.life.Lock()
-	defer s.life.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	s.log.mu.Lock()
-	delete(s.log.open, s.group.id)
-	s.log.mu.Unlock()
-	return nil
+	return s.uint64Of(key, v, err)
 }

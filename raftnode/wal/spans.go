@@ -9,7 +9,7 @@ type span struct{ lo, hi uint64 }
 type spans []span
 
 func (s spans) has(index uint64) bool {
-	i, found := slices.BinarySearchFunc(s, index, func(p span, index uint64) int {
+	_, found := slices.BinarySearchFunc(s, index, func(p span, index uint64) int {
 		switch {
 		case p.hi < index:
 			return -1
@@ -18,7 +18,6 @@ func (s spans) has(index uint64) bool {
 		}
 		return 0
 	})
-	_ = i
 	return found
 }
 

@@ -11,13 +11,8 @@ import (
 
 // boltStore is one group of a [BoltLog].
 type boltStore struct {
+	handle
 	log *BoltLog
-	id  GroupID
-
-	// life is held for reading by every call, for writing by Close, which so
-	// waits for them. It guards closed.
-	life   sync.RWMutex
-	closed bool
 
 	// headMu guards head, the header as of the last commit. Only the writer
 	// changes it.
@@ -26,28 +21,6 @@ type boltStore struct {
 }
 
 var _ Store = (*boltStore)(nil)
-
-// acquire begins a call; the caller must call release unless it fails.
-func (s *boltStore) acquire() error {
-	if err := s.log.w.err(); err != nil {
-		return s.wrap(err)
-	}
-	s.life.RLock()
-	if s.closed {
-		s.life.RUnlock()
-		return s.wrap(ErrClosed)
-	}
-	return nil
-}
-
-func (s *boltStore) release() { s.life.RUnlock() }
-
-func (s *boltStore) wrap(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("group %s: %w", s.id, err)
-}
 
 func (s *boltStore) setHead(h head) {
 	s.headMu.Lock()
@@ -184,8 +157,8 @@ func (s *boltStore) Set(key, val []byte) error {
 		return err
 	}
 	defer s.release()
-	if len(key) == 0 || len(key) > maxKey || len(val) > maxRecord {
-		return s.wrap(fmt.Errorf("set %q: key of %d bytes, value of %d: %w", key[:min(len(key), 32)], len(key), len(val), ErrTooLarge))
+	if err := s.checkStable(key, val); err != nil {
+		return err
 	}
 	key = append([]byte(nil), key...)
 	sealed := encodeValue(s.id, key, val)
@@ -241,28 +214,5 @@ func (s *boltStore) SetUint64(key []byte, val uint64) error {
 // value that Set wrote and that is not 8 bytes long.
 func (s *boltStore) GetUint64(key []byte) (uint64, error) {
 	v, err := s.Get(key)
-	if err == ErrKeyNotFound {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	if len(v) != 8 {
-		return 0, s.wrap(fmt.Errorf("stable value %q has %d bytes: not a uint64", key, len(v)))
-	}
-	return binary.BigEndian.Uint64(v), nil
-}
-
-// Close implements [Store]. A second Close does nothing.
-func (s *boltStore) Close() error {
-	s.life.Lock()
-	defer s.life.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
-	s.log.mu.Lock()
-	delete(s.log.open, s.id)
-	s.log.mu.Unlock()
-	return nil
+	return s.uint64Of(key, v, err)
 }

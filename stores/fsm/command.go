@@ -47,17 +47,31 @@ var errUnknownFormat = errors.New("entry of an unknown format")
 
 // Encode makes an entry of the commands.
 func Encode(cmds ...Append) []byte {
-	b := []byte{formatVersion}
-	b = binary.AppendUvarint(b, uint64(len(cmds)))
+	bodies := make([][]byte, len(cmds))
 	for i := range cmds {
-		body := cmds[i].encode()
+		bodies[i] = cmds[i].Body()
+	}
+	return EncodeBodies(bodies)
+}
+
+// EncodeBodies makes an entry of commands that are encoded already, by Body.
+func EncodeBodies(bodies [][]byte) []byte {
+	size := 16
+	for _, body := range bodies {
+		size += len(body) + 8
+	}
+	b := make([]byte, 0, size)
+	b = append(b, formatVersion)
+	b = binary.AppendUvarint(b, uint64(len(bodies)))
+	for _, body := range bodies {
 		b = append(b, kindAppend)
 		b = appendBytes(b, body)
 	}
 	return b
 }
 
-func (a *Append) encode() []byte {
+// Body encodes one command.
+func (a *Append) Body() []byte {
 	size := 64 + len(a.Stream)
 	for i := range a.Events {
 		size += 64 + len(a.Events[i].Data) + len(a.Events[i].Metadata)
