@@ -214,6 +214,27 @@ func (c *testCluster) leader(t testing.TB, except ...*member) *member {
 	return found
 }
 
+// mustTake writes a line through whoever leads, and returns who took it. On a slow machine a leader that was just elected may be replaced once more.
+func (c *testCluster) mustTake(t testing.TB, line string) (by *member) {
+	t.Helper()
+	eventually(t, "a leader takes "+line, func() bool {
+		by = c.leader(t)
+		_, err := by.write(line)
+		return err == nil
+	})
+	return by
+}
+
+// heard waits until the leader's followers have applied the entry.
+func (c *testCluster) heard(t testing.TB, leader *member, index uint64) {
+	t.Helper()
+	for _, f := range c.followers(leader) {
+		if err := f.machine.WaitApplied(testContext(t), index); err != nil {
+			t.Fatalf("%s does not hear of entry %d: %v", f.name, index, err)
+		}
+	}
+}
+
 func (c *testCluster) followers(leader *member) (out []*member) {
 	for _, m := range c.members {
 		if m != leader && m.group != nil {
@@ -277,6 +298,17 @@ func (c *testCluster) isolate(m *member, cut bool) {
 	for key, l := range c.links {
 		if key[0] == m.node.ServerID() || key[1] == m.node.ServerID() {
 			l.setCut(cut)
+		}
+	}
+}
+
+// silence lets nothing through of what the member asks others; what they ask it, it answers.
+func (c *testCluster) silence(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, l := range c.links {
+		if key[0] == m.node.ServerID() {
+			l.setCut(true)
 		}
 	}
 }

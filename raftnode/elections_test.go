@@ -1,7 +1,9 @@
 package raftnode
 
 import (
+	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -103,7 +105,7 @@ func TestALeaderThatRestartsAtOnceIsReplaced(t *testing.T) {
 	leader.mustWrite("a")
 	leader.stop()
 	leader.start()
-	c.leader(t).mustWrite("b")
+	c.mustTake(t, "b")
 }
 
 // A leader whose replica alone is closed, as one that met damage is, is replaced, though its node goes on.
@@ -124,11 +126,119 @@ func TestCommitNotices(t *testing.T) {
 	leader := c.leader(t)
 	for range 20 {
 		index := leader.mustWrite("x")
-		for _, f := range c.followers(leader) {
-			if err := f.machine.WaitApplied(testContext(t), index); err != nil {
-				t.Fatalf("%s does not hear of entry %d: %v", f.name, index, err)
-			}
+		c.heard(t, leader, index)
+	}
+}
+
+// loseNotices makes every message about commits that the member sends get lost. told waits until each of the others would have heard of the entry; heal ends it.
+func (m *member) loseNotices() (told func(index uint64), heal func()) {
+	var mu sync.Mutex // guards lost
+	lost := map[string]uint64{}
+	hook := func(peer string, list []commit) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range list {
+			lost[peer] = max(lost[peer], c.index)
 		}
+		return true
+	}
+	notices := m.node.notices
+	notices.hookSend.Store(&hook)
+	told = func(index uint64) {
+		m.t.Helper()
+		eventually(m.t, "the notices are lost", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			n := 0
+			for _, at := range lost {
+				if at >= index {
+					n++
+				}
+			}
+			return n == len(m.group.Members())-1
+		})
+	}
+	return told, func() { notices.hookSend.Store(nil) }
+}
+
+// A notice that is lost is said again, also when no entry follows it.
+func TestALostCommitNoticeIsRepeated(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.leader(t)
+	for range 4 { // raft may tell by itself, with a message that was due anyway: not every time
+		told, heal := leader.loseNotices()
+		index := leader.mustWrite("x")
+		told(index)
+		heal()
+		c.heard(t, leader, index)
+	}
+}
+
+// A follower was told of a commit before it had the entry, gave up telling its raft, and got the entry then: it is behind until it knows the commit too.
+func TestAnEntryThatComesLateIsCommittedToo(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.leader(t)
+	late := c.followers(leader)[0].group
+	_, heal := leader.loseNotices()
+	var index uint64
+	eventually(t, "the follower has an entry and does not know that it is committed", func() bool {
+		index = leader.mustWrite("x")
+		eventually(t, "the follower has the entry", func() bool { return late.raft.LastIndex() >= index })
+		late.commits.Lock()
+		late.missing, late.missingSince = index, time.Now().Add(-2*behindFor)
+		late.commits.Unlock()
+		behind := late.isBehind(time.Now())
+		if late.raft.CommitIndex() >= index { // raft told by itself, with a message that was due anyway: once more
+			return false
+		}
+		if !behind {
+			t.Error("it is not behind")
+		}
+		return true
+	})
+	heal()
+	eventually(t, "the follower knows the commit", func() bool { return late.raft.CommitIndex() >= index && !late.isBehind(time.Now()) })
+}
+
+// A leader whose followers closed their replicas closes too, though a write is under way that no majority will ever take.
+func TestALeaderWithoutFollowersCloses(t *testing.T) {
+	c := newCluster(t, 3)
+	for _, m := range c.members {
+		m.timing.Silence = time.Hour // the nodes go on, so nobody is missed
+	}
+	c.start()
+	leader := c.leader(t)
+	leader.mustWrite("a")
+	for _, f := range c.followers(leader) {
+		if err := f.group.Close(); err != nil {
+			t.Fatal(err)
+		}
+		f.group = nil
+	}
+	p, err := leader.group.Propose([]byte("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { // ends with the write
+		_, err := p.Wait()
+		written <- err
+	}()
+	closed := make(chan error, 1)
+	go func() { // ends with Close
+		closed <- leader.group.Close()
+	}()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-testContext(t).Done():
+		t.Fatal("the leader's replica does not close")
+	}
+	leader.group = nil
+	if err := <-written; !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("the write: got %v, want the outcome unknown", err)
 	}
 }
 
@@ -146,4 +256,17 @@ func FuzzControlMessages(f *testing.F) {
 		decodeStandings(raw)
 		decodeProbe(raw)
 	})
+}
+
+// A transfer to a member that does not stand costs three seconds, not Timing.Election: an hour here.
+func TestATransferThatIsNotTakenEnds(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.leader(t)
+	leader.mustWrite("a")
+	to := c.followers(leader)[0]
+	c.silence(to) // it is told to stand, and nobody hears that it does
+	if err := leader.group.Transfer(to.node.ServerID()); err != nil {
+		t.Fatal(err)
+	}
+	c.mustTake(t, "b")
 }

@@ -66,7 +66,7 @@ type Group struct {
 	barrierTerm  uint64
 	noticed      notice // the newest one that is not with raft yet
 	injecting    bool
-	missing      uint64 // committed, says the leader, and not in this log
+	missing      uint64 // committed, says the leader; this replica did not have it when it was told
 	missingSince time.Time
 	awaited      uint64 // a reader waits until this is applied
 
@@ -103,7 +103,7 @@ const (
 	snapshotThreshold = 8192
 	snapshotInterval  = 30 * time.Second
 	applyEnqueue      = 2 * time.Second
-	logCache          = 256
+	logCache          = 64
 )
 
 // OpenGroup starts the replica. When this disk has nothing of the group and Bootstrap names this server, the group is
@@ -186,7 +186,7 @@ func (g *Group) raftConfig() *raft.Config {
 	conf.LeaderLeaseTimeout = t.Lease
 	conf.CommitTimeout = t.Commit
 	conf.BatchApplyCh = true
-	conf.MaxAppendEntries = 256
+	conf.MaxAppendEntries = 64 // entries are batches; raft keeps channels of this size for every group
 	conf.TrailingLogs = trailingLogs
 	conf.SnapshotThreshold = snapshotThreshold
 	conf.SnapshotInterval = snapshotInterval
@@ -313,8 +313,8 @@ func (g *Group) leaderRestarted(leader string) bool {
 // Transfer moves leadership to the member with the id, or to the one that has applied most when it is empty. It returns when the old leader
 // has stepped down or the attempt has failed; who leads then, WaitLeadership tells.
 //
-// Only a member that answers is asked to take over. hashicorp/raft waits for the target to catch up, and the leader refuses all writes
-// meanwhile; a target that hangs would make it wait for as long.
+// Only a member that answers is asked to take over. hashicorp/raft waits for the target to catch up and to win, and the leader refuses all writes meanwhile,
+// for Timing.Election at worst: so after transferWait this replica steps down by itself, and whoever is the most up to date takes over.
 func (g *Group) Transfer(to string) error {
 	if !g.enter() {
 		return ErrClosed
@@ -325,7 +325,10 @@ func (g *Group) Transfer(to string) error {
 		return err
 	}
 	g.leadership.expect("transfer")
-	err = g.raft.LeadershipTransferToServer(raft.ServerID(target), raft.ServerAddress(target)).Error()
+	future := g.raft.LeadershipTransferToServer(raft.ServerID(target), raft.ServerAddress(target))
+	late := time.AfterFunc(transferWait, func() { g.stepDown("transfer") })
+	err = future.Error()
+	late.Stop()
 	if err == nil {
 		return nil
 	}
@@ -335,6 +338,9 @@ func (g *Group) Transfer(to string) error {
 	}
 	return err
 }
+
+// transferWait is how long the leader waits for its successor to catch up and to win.
+const transferWait = 3 * time.Second
 
 // successorWait bounds how long members are asked whether they can take over.
 const successorWait = time.Second
@@ -382,6 +388,29 @@ func (g *Group) successor(to string) (string, error) {
 	return best.id, nil
 }
 
+// closeGrace is how long a replica that closes waits for the majority's answer to what is under way.
+const closeGrace = time.Second
+
+// awaitAnswers returns when nothing waits for raft's answer any more. Where the other replicas are gone already, as when a store is dropped everywhere, nothing
+// is committed any more, and raft would notice only after Timing.Lease: so this replica then ceases to lead, which answers everything.
+func (g *Group) awaitAnswers() {
+	done := make(chan struct{})
+	go func() { // ends with the last answer
+		g.inflight.Wait()
+		close(done)
+	}()
+	again := time.NewTicker(closeGrace)
+	defer again.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-again.C:
+			g.stepDown("shutdown")
+		}
+	}
+}
+
 // Close stops the replica and waits for everything it started. Leadership is not handed over; Transfer does that.
 func (g *Group) Close() error {
 	g.closeOnce.Do(func() {
@@ -391,7 +420,7 @@ func (g *Group) Close() error {
 		g.closing = true
 		g.gate.Unlock()
 		g.cancel()
-		g.inflight.Wait()
+		g.awaitAnswers()
 		g.closeErr = g.raft.Shutdown().Error()
 		g.wg.Wait()
 		if err := g.store.Close(); g.closeErr == nil {

@@ -92,7 +92,7 @@ func TestANewLeaderServesWithEverythingAcknowledged(t *testing.T) {
 	for round := range 4 {
 		leader := c.leader(t)
 		for i := range 5 {
-			leader.mustWrite(fmt.Sprintf("%d-%d", round, i))
+			leader = c.mustTake(t, fmt.Sprintf("%d-%d", round, i))
 		}
 		want := leader.machine.all()
 		leader.stop()

@@ -106,7 +106,9 @@ func Open(cfg Config) (*Node, error) {
 		Handler:   n.handleCall,
 		OnMessage: n.handleMessage,
 		TLS:       cfg.TLS,
-		Logger:    cfg.Logger,
+		// Probes are written that often anyway, and take heartbeats along.
+		HeartbeatWait: min(cfg.Timing.Probe, cfg.Timing.Heartbeat/20),
+		Logger:        cfg.Logger,
 	})
 	if err != nil {
 		n.cancel()

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -16,11 +17,22 @@ import (
 // A follower hands the notice to its own raft as what it is: an AppendEntries of the leader without entries, whose previous entry is the committed one. Raft checks
 // that it has that very entry before it believes the commit index.
 type notices struct {
-	node *Node
-	wake chan struct{}
+	node     *Node
+	wake     chan struct{}
+	hookSend atomic.Pointer[func(peer string, list []commit) (lost bool)] // tests
 
-	mu    sync.Mutex                 // guards what follows
-	dirty map[string]map[*Group]bool // by peer
+	mu    sync.Mutex // guards what follows
+	dirty groupsOf
+}
+
+// groupsOf is groups to speak of, by peer.
+type groupsOf map[string]map[*Group]bool
+
+func (m groupsOf) add(peer string, g *Group) {
+	if m[peer] == nil {
+		m[peer] = make(map[*Group]bool)
+	}
+	m[peer][g] = true
 }
 
 // commit is what a leader says: in its term, the entry at index is committed, and is of entryTerm.
@@ -32,8 +44,11 @@ type commit struct {
 // noticeWindow gathers commits of many groups into one message. Followers are at most about so much behind when nothing else is sent.
 const noticeWindow = 4 * time.Millisecond
 
+// echoAfter is how long after a notice it is given once more: a message can be lost, and when no entry follows nothing else would tell for minutes.
+const echoAfter = time.Second
+
 func newNotices(n *Node) *notices {
-	return &notices{node: n, wake: make(chan struct{}, 1), dirty: make(map[string]map[*Group]bool)}
+	return &notices{node: n, wake: make(chan struct{}, 1), dirty: make(groupsOf)}
 }
 
 // committed puts a group that this node leads on the list.
@@ -59,10 +74,7 @@ func (s *notices) add(g *Group, peers ...string) {
 		if id == s.node.ServerID() {
 			continue
 		}
-		if s.dirty[id] == nil {
-			s.dirty[id] = make(map[*Group]bool)
-		}
-		s.dirty[id][g] = true
+		s.dirty.add(id, g)
 	}
 	s.mu.Unlock()
 	select {
@@ -76,9 +88,18 @@ func (s *notices) run() {
 	ctx := s.node.ctx
 	timer := time.NewTimer(noticeWindow)
 	defer timer.Stop()
+	echo := time.NewTimer(echoAfter)
+	defer echo.Stop()
+	said := make(groupsOf) // since the last echo; echo runs while there are any
 	for {
 		select {
 		case <-s.wake:
+		case <-echo.C:
+			for peer, groups := range said {
+				s.send(peer, groups)
+			}
+			said = make(groupsOf)
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -90,10 +111,16 @@ func (s *notices) run() {
 		}
 		s.mu.Lock()
 		dirty := s.dirty
-		s.dirty = make(map[string]map[*Group]bool)
+		s.dirty = make(groupsOf)
 		s.mu.Unlock()
+		if len(said) == 0 {
+			echo.Reset(echoAfter)
+		}
 		for peer, groups := range dirty {
 			s.send(peer, groups)
+			for g := range groups {
+				said.add(peer, g)
+			}
 		}
 	}
 }
@@ -104,6 +131,9 @@ func (s *notices) send(peer string, groups map[*Group]bool) {
 		if c, ok := g.lastCommit(); ok {
 			list = append(list, c)
 		}
+	}
+	if hook := s.hookSend.Load(); hook != nil && (*hook)(peer, list) {
+		return
 	}
 	if len(list) > 0 {
 		s.node.send(peer, methodCommits, encodeCommits(list))
@@ -260,13 +290,13 @@ func (g *Group) tell(n notice) (done bool) {
 	}
 	var res raft.AppendEntriesResponse
 	err := g.trans.AppendEntries(id, raft.ServerAddress(id), req, &res)
-	if err != nil || res.Success || res.Term != n.c.term {
+	if err == nil && (res.Success || res.Term != n.c.term) {
 		return true
 	}
 	g.commits.Lock()
 	defer g.commits.Unlock()
 	if n.c.index > g.missing {
-		if g.missing == 0 || res.LastLog >= g.missing {
+		if g.missing == 0 || g.raft.CommitIndex() >= g.missing {
 			g.missingSince = time.Now()
 		}
 		g.missing = n.c.index
@@ -284,7 +314,7 @@ func (g *Group) isBehind(now time.Time) bool {
 	if g.awaited > 0 {
 		return true
 	}
-	if g.missing != 0 && g.raft.LastIndex() >= g.missing {
+	if g.missing != 0 && g.raft.CommitIndex() >= g.missing { // to have the entry is not enough: that it is committed was said when it was not here yet
 		g.missing = 0
 	}
 	return g.missing != 0 && now.Sub(g.missingSince) > behindFor

@@ -62,7 +62,7 @@ type conn struct {
 func newConn(l *link, nc net.Conn, r *bufio.Reader) *conn {
 	t := l.transport
 	return &conn{
-		Conn: nc, transport: t, link: l, out: newOutbox(&t.counts), in: frames{r: r}, peer: []byte(l.to), waiting: make(map[uint64]*exchange),
+		Conn: nc, transport: t, link: l, out: newOutbox(&t.counts, t.cfg.HeartbeatWait), in: frames{r: r}, peer: []byte(l.to), waiting: make(map[uint64]*exchange),
 		failed: make(chan struct{}),
 	}
 }

@@ -71,7 +71,7 @@ func readAll(raw []byte) (got []sent, err error) {
 
 // stream is what an outbox writes of small and long messages in several lanes.
 func stream(t testing.TB) (raw []byte, want []sent) {
-	o := newOutbox(new(counters))
+	o := newOutbox(new(counters), 0)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i, size := range []int{0, 1, 100, pieceBytes - 1, pieceBytes, pieceBytes + 1, 3*pieceBytes + 7, 12, 2 * pieceBytes, 40} {
 		payload := make([]byte, size)
@@ -122,7 +122,7 @@ func TestAStreamThatIsCutOffGivesWholeMessagesOnly(t *testing.T) {
 }
 
 func TestABitThatFlipsEndsTheConnection(t *testing.T) {
-	o := newOutbox(new(counters))
+	o := newOutbox(new(counters), 0)
 	for i := range 4 {
 		putMessage(t, o, "a", frameQuestion, uint64(i), bytes.Repeat([]byte{byte(i)}, 30))
 	}
@@ -172,7 +172,7 @@ func TestFramesThatAreRefused(t *testing.T) {
 }
 
 func FuzzFrames(f *testing.F) {
-	o := newOutbox(new(counters))
+	o := newOutbox(new(counters), 0)
 	putMessage(f, o, "a", frameQuestion, 1, []byte("hello"))
 	putMessage(f, o, "b", frameAnswer, 2, nil)
 	f.Add(drain(f, o).Bytes())
@@ -191,7 +191,7 @@ func FuzzFrames(f *testing.F) {
 }
 
 func TestWhatIsUrgentGoesFirstAndLanesTakeTurns(t *testing.T) {
-	o := newOutbox(new(counters))
+	o := newOutbox(new(counters), 0)
 	putMessage(t, o, "bulk", frameQuestion, 1, make([]byte, 20*pieceBytes))
 	putMessage(t, o, "bulk", frameQuestion, 2, []byte("behind the bulk"))
 	putMessage(t, o, "other", frameQuestion, 3, []byte("x"))
@@ -208,7 +208,7 @@ func TestWhatIsUrgentGoesFirstAndLanesTakeTurns(t *testing.T) {
 
 func TestALaneIsBounded(t *testing.T) {
 	c := new(counters)
-	o := newOutbox(c)
+	o := newOutbox(c, 0)
 	for i := range laneItems {
 		putMessage(t, o, "a", frameNote, uint64(i), []byte("x"))
 	}
@@ -226,4 +226,65 @@ func TestALaneIsBounded(t *testing.T) {
 		t.Fatalf("%d bytes in %d writes", s.Len(), s.writes)
 	}
 	putMessage(t, o, "a", frameNote, 1, []byte("x")) // room again
+}
+
+// What has patience goes with the next message, or when its patience ends, or when somebody waits until all is written.
+func TestPatientMessages(t *testing.T) {
+	const patience = 50 * time.Millisecond
+	woken := func(o *outbox) bool {
+		select {
+		case <-o.wake:
+			return true
+		default:
+			return false
+		}
+	}
+	put := func(o *outbox, lane string) {
+		t.Helper()
+		if err := o.put(lane, newMessage(frameQuestion)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take := func(o *outbox, want int) {
+		t.Helper()
+		out, err := o.take(nil)
+		if err != nil || len(out) != want {
+			t.Fatalf("take: %d messages, %v; want %d", len(out), err, want)
+		}
+	}
+	o := newOutbox(new(counters), time.Hour)
+	put(o, patientLane)
+	put(o, patientLane)
+	if woken(o) {
+		t.Fatal("the writer was woken for a patient message")
+	}
+	put(o, "group")
+	if !woken(o) {
+		t.Fatal("the writer was not woken")
+	}
+	take(o, 3)
+	take(o, 0)
+	put(o, patientLane)
+	o.drained()
+	if !woken(o) {
+		t.Error("the writer was not woken for one who waits")
+	}
+
+	o = newOutbox(new(counters), patience)
+	for range 2 { // the timer runs again after it was used
+		began := time.Now()
+		put(o, patientLane)
+		<-o.wake
+		if waited := time.Since(began); waited < patience {
+			t.Errorf("woken after %v, want %v", waited, patience)
+		}
+		take(o, 1)
+		take(o, 0)
+	}
+
+	o = newOutbox(new(counters), 0)
+	put(o, patientLane)
+	if !woken(o) {
+		t.Error("an outbox without patience waits")
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -20,12 +19,11 @@ const (
 // Group is raft's transport for one group. The address of a server is its id.
 //
 // What comes for the group waits in three inboxes, so that neither a vote nor a heartbeat waits behind entries, and each is fed to raft one
-// at a time, in order. Heartbeats go to raft's own fast path and do not wait for its main loop.
+// at a time, in order.
 type Group struct {
 	transport *Transport
 	key       string
 	consumer  chan raft.RPC
-	heartbeat atomic.Pointer[func(raft.RPC)]
 	beats     *inbox[request]
 	votes     *inbox[request]
 	log       *inbox[request]
@@ -44,14 +42,14 @@ var (
 
 func newGroup(t *Transport, key string) *Group {
 	g := &Group{transport: t, key: key, consumer: make(chan raft.RPC), done: make(chan struct{})}
-	box := func(fast bool) *inbox[request] {
+	box := func() *inbox[request] {
 		answer := make(chan raft.RPCResponse, 1)
 		return &inbox[request]{
 			workers: 1, maxItems: inboxItems, maxBytes: inboxBytes, all: &t.inbound, wg: &g.wg,
-			handle: func(r request) { g.serve(r, answer, fast) },
+			handle: func(r request) { g.serve(r, answer) },
 		}
 	}
-	g.beats, g.votes, g.log = box(true), box(false), box(false)
+	g.beats, g.votes, g.log = box(), box(), box()
 	return g
 }
 
@@ -67,14 +65,10 @@ func (g *Group) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte { re
 // DecodePeer returns what EncodePeer was given.
 func (g *Group) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
 
-// SetHeartbeatHandler sets raft's fast path for heartbeats.
-func (g *Group) SetHeartbeatHandler(f func(raft.RPC)) {
-	if f == nil {
-		g.heartbeat.Store(nil)
-		return
-	}
-	g.heartbeat.Store(&f)
-}
+// SetHeartbeatHandler is told raft's fast path for heartbeats and does not use it: it runs beside raft's own goroutine, and a heartbeat between two statements of
+// a replica that is told to stand (raft 1.8.0, timeoutNow) makes it a follower again. The leader that told it then waits, refusing writes, for an election
+// time-out. Heartbeats take raft's main loop, in their turn.
+func (g *Group) SetHeartbeatHandler(func(raft.RPC)) {}
 
 // isHeartbeat knows a request that only says that the leader is there.
 func isHeartbeat(m *raft.AppendEntriesRequest) bool {
@@ -93,21 +87,17 @@ func (g *Group) take(r request, size int) bool {
 }
 
 // serve has raft answer a request. answer is the inbox's own and empty.
-func (g *Group) serve(r request, answer chan raft.RPCResponse, fast bool) {
+func (g *Group) serve(r request, answer chan raft.RPCResponse) {
 	if time.Since(r.at) > g.transport.cfg.IOTimeout { // the one who asked has given up
 		r.reply(nil, ErrTimeout)
 		return
 	}
 	rpc := raft.RPC{Command: r.cmd, RespChan: answer}
-	if handler := g.heartbeat.Load(); fast && handler != nil {
-		(*handler)(rpc)
-	} else {
-		select {
-		case g.consumer <- rpc:
-		case <-g.done:
-			r.reply(nil, ErrClosed)
-			return
-		}
+	select {
+	case g.consumer <- rpc:
+	case <-g.done:
+		r.reply(nil, ErrClosed)
+		return
 	}
 	select {
 	case a := <-answer:
@@ -126,7 +116,7 @@ func (g *Group) serve(r request, answer chan raft.RPCResponse, fast bool) {
 // requests one after the other.
 func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if isHeartbeat(req) {
-		return g.ask(string(to), kindControl, g.key, req, resp)
+		return g.ask(string(to), kindControl, patientLane, req, resp)
 	}
 	for part, rest := split(req); ; part, rest = split(rest) {
 		if err := g.ask(string(to), kindLog, g.key, part, resp); err != nil || rest == nil || !resp.Success {

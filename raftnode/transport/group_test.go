@@ -123,12 +123,27 @@ func TestEachMessageReachesRaftAndItsAnswerComesBack(t *testing.T) {
 	})
 }
 
-// raft's main loop may be waiting for its disk: heartbeats get through.
-func TestHeartbeatsDoNotWaitForRaft(t *testing.T) {
+// Entries may wait for their answer: heartbeats get through.
+func TestHeartbeatsDoNotWaitForEntries(t *testing.T) {
 	_, y, from, to := pair(t, "1-1", nil)
-	to.SetHeartbeatHandler(func(rpc raft.RPC) { rpc.Respond(&raft.AppendEntriesResponse{Term: 3, Success: true}, nil) })
+	held := make(chan struct{})
+	go func() { // ends when the group is closed
+		for {
+			select {
+			case rpc := <-to.Consumer():
+				if isHeartbeat(rpc.Command.(*raft.AppendEntriesRequest)) {
+					rpc.Respond(&raft.AppendEntriesResponse{Term: 3, Success: true}, nil)
+				} else {
+					close(held) // and it is not answered
+				}
+			case <-to.done:
+				return
+			}
+		}
+	}()
 	stuck := make(chan error, 1)
-	go func() { stuck <- appendOne(from, 1) }() // ends when the group is closed; nobody consumes
+	go func() { stuck <- appendOne(from, 1) }() // ends when the group is closed
+	<-held
 	for range 100 {
 		var resp raft.AppendEntriesResponse
 		if err := from.AppendEntries("n2~b", "n2~b", &raft.AppendEntriesRequest{RPCHeader: ownHeader(), Term: 3}, &resp); err != nil || !resp.Success {

@@ -54,8 +54,9 @@ type lane struct {
 // outbox is what waits to be written to one connection. Lanes take turns of at most 64 KiB, so that one group's bulk delays another by a turn of
 // each lane and not by its length; what is urgent goes before all of them.
 type outbox struct {
-	counts *counters
-	wake   chan struct{} // has room for one; filled when something waits
+	counts   *counters
+	patience time.Duration // how long what is in patientLane may wait for company; 0: not at all
+	wake     chan struct{} // has room for one; filled when something is to be written
 
 	mu     sync.Mutex // guards what follows
 	urgent fifo[*message]
@@ -65,15 +66,21 @@ type outbox struct {
 	bytes  int
 	err    error         // why nothing more is taken
 	busy   bool          // something waits or is being written
+	late   *time.Timer   // wakes the writer when patience ends; nil: never needed yet
+	timed  bool          // late runs
 	quiet  chan struct{} // closed when busy ends; nil: nobody waits for it
 }
 
-func newOutbox(c *counters) *outbox {
-	return &outbox{counts: c, wake: make(chan struct{}, 1), lanes: make(map[string]*lane)}
+func newOutbox(c *counters, patience time.Duration) *outbox {
+	return &outbox{counts: c, patience: patience, wake: make(chan struct{}, 1), lanes: make(map[string]*lane)}
 }
 
-// urgentLane is the name of what goes before all lanes.
-const urgentLane = ""
+// Names of lanes that are no group's. What is in urgentLane goes before all others. So does what is in patientLane, but it waits for another message to go
+// with, for as long as the outbox has patience: a thousand idle groups' heartbeats cost no writes of their own.
+const (
+	urgentLane  = ""
+	patientLane = "\x00"
+)
 
 // put queues the message, which is then the outbox's. It does not block; ErrOverloaded: there is no room.
 func (o *outbox) put(key string, m *message) error {
@@ -83,7 +90,7 @@ func (o *outbox) put(key string, m *message) error {
 	if err == nil && o.bytes > 0 && o.bytes+size > outboxBytes {
 		err = fmt.Errorf("%w: %d bytes wait for the connection", ErrOverloaded, o.bytes)
 	}
-	if err == nil && key != urgentLane {
+	if err == nil && key != urgentLane && key != patientLane {
 		err = o.queue(key, m)
 	} else if err == nil {
 		o.urgent.push(m)
@@ -98,12 +105,35 @@ func (o *outbox) put(key string, m *message) error {
 	}
 	o.bytes += size
 	o.busy = true
+	now := key != patientLane || o.patience == 0
+	if !now {
+		o.wakeLater()
+	}
 	o.mu.Unlock()
+	if now {
+		o.wakeUp()
+	}
+	return nil
+}
+
+func (o *outbox) wakeUp() {
 	select {
 	case o.wake <- struct{}{}:
 	default:
 	}
-	return nil
+}
+
+// wakeLater has the writer woken when patience ends; o.mu is held.
+func (o *outbox) wakeLater() {
+	switch {
+	case o.timed:
+		return
+	case o.late == nil:
+		o.late = time.AfterFunc(o.patience, o.wakeUp) // ends with rest, or by waking the writer
+	default:
+		o.late.Reset(o.patience)
+	}
+	o.timed = true
 }
 
 func (o *outbox) queue(key string, m *message) error {
@@ -135,10 +165,7 @@ func (o *outbox) fail(err error) {
 		o.urgent, o.turns, o.lanes, o.idle = fifo[*message]{}, fifo[*lane]{}, nil, nil
 	}
 	o.mu.Unlock()
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
+	o.wakeUp()
 }
 
 // slice is what one frame carries of a message.
@@ -203,6 +230,10 @@ func (o *outbox) take(out []slice) ([]slice, error) {
 // rest tells that everything has been written, or never will be; o.mu is held.
 func (o *outbox) rest() {
 	o.busy = false
+	if o.timed {
+		o.late.Stop()
+		o.timed = false
+	}
 	if o.quiet != nil {
 		close(o.quiet)
 		o.quiet = nil
@@ -219,6 +250,8 @@ func (o *outbox) drained() <-chan struct{} {
 	quiet := o.quiet
 	if !o.busy || o.err != nil {
 		o.rest()
+	} else {
+		o.wakeUp() // whoever waits here has no patience
 	}
 	return quiet
 }

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	maxInFlight   = 128      // requests of one pipeline that are sent and not answered
+	maxInFlight   = 32       // requests of one pipeline that are sent and not answered; each is a batch, and every group has two channels of this size
 	inFlightBytes = 16 << 20 // of those; a single one may be larger
 )
 
@@ -52,7 +52,7 @@ func (f *appendFuture) Start() time.Time                      { return f.start }
 func (f *appendFuture) Request() *raft.AppendEntriesRequest   { return f.req }
 func (f *appendFuture) Response() *raft.AppendEntriesResponse { return f.resp }
 
-// AppendEntriesPipeline returns a pipeline over the log connection to the server. At most 128 requests and 16 MiB of them are in flight; who sends
+// AppendEntriesPipeline returns a pipeline over the log connection to the server. At most 32 requests and 16 MiB of them are in flight; who sends
 // more waits, an IOTimeout at most.
 func (g *Group) AppendEntriesPipeline(_ raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
 	if string(to) == g.transport.cfg.LocalID {

@@ -39,7 +39,11 @@ func (r *request) reply(resp any, err error) {
 	}
 	m := newMessage(frameAnswer)
 	m.payload = appendReply(m.payload, r.conn.transport.cfg.LocalID, resp, err)
-	r.conn.answer(urgentLane, r.id, m)
+	lane := urgentLane
+	if beat, ok := r.cmd.(*raft.AppendEntriesRequest); ok && isHeartbeat(beat) {
+		lane = patientLane
+	}
+	r.conn.answer(lane, r.id, m)
 }
 
 // answer sends an answer. When there is no room for it the peer does not read, and the connection ends.
@@ -222,7 +226,7 @@ func (t *Transport) welcome(nc net.Conn) {
 		t.serveSnapshot(nc, r, h.from)
 		return
 	}
-	out := newOutbox(&t.counts)
+	out := newOutbox(&t.counts, t.cfg.HeartbeatWait)
 	defer t.only(h, &accepted{nc, out})()
 	t.serve(nc, r, h.from, out)
 }
