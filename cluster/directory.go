@@ -33,6 +33,7 @@ type Config struct {
 	ServerID string
 	Raft     string // address at which other nodes reach this node's Raft listener
 	Expect   int    // how many nodes form the cluster; 1 or more
+	Commands int    // the highest kind of command in a store's log that this program can apply
 	Now      func() time.Time
 	Logger   *slog.Logger
 	// OnMember is told when another node comes (up) or goes.
@@ -258,7 +259,7 @@ func (d *Directory) hello() Hello {
 	defer d.mu.Unlock()
 	return Hello{
 		Name: d.cfg.Name, ServerID: d.cfg.ServerID, Raft: d.cfg.Raft, Version: api.Version,
-		Expect: d.cfg.Expect, State: d.disk.State, Plan: d.disk.Plan,
+		Commands: d.cfg.Commands, Expect: d.cfg.Expect, State: d.disk.State, Plan: d.disk.Plan,
 	}
 }
 
@@ -328,6 +329,17 @@ func (d *Directory) Resolve(serverID string) (string, error) {
 		return "", fmt.Errorf("%s has not been heard on the routes yet", serverID)
 	}
 	return s.hello.Raft, nil
+}
+
+// Commands returns the highest kind of command that the server last said it can apply, and whether it has been heard since this node started.
+func (d *Directory) Commands(serverID string) (kind int, heard bool) {
+	if serverID == d.cfg.ServerID {
+		return d.cfg.Commands, true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, heard := d.seen[serverID]
+	return s.hello.Commands, heard
 }
 
 // Nodes returns the members, and who else is heard, in name order.

@@ -337,3 +337,31 @@ func TestAClusterFileWhoseIDIsNotItsMembersIsDamaged(t *testing.T) {
 		t.Fatalf("got cluster %s of %v, want it refused", d.ClusterID(), d.Members())
 	}
 }
+
+// TestNodesSayWhatTheyCanApply: each knows the others' highest kind of command, as they last said it; from who says nothing of it, it is 0.
+func TestNodesSayWhatTheyCanApply(t *testing.T) {
+	b, stations := formThree(t)
+	a, c := stations[0], stations[2]
+	says := func(want int) func() bool {
+		return func() bool {
+			kind, heard := a.Commands("c~1")
+			return heard && kind == want
+		}
+	}
+	eventually(t, "c has been heard", says(0))
+	for _, kind := range []int{2, 3, 0} {
+		c.stop()
+		c.cfg.Commands = kind
+		c.start(t, b)
+		eventually(t, "c says what it can apply", says(kind))
+	}
+	if kind, heard := a.Commands("d~1"); kind != 0 || heard {
+		t.Errorf("a node nobody heard of can apply %d (%v)", kind, heard)
+	}
+	c.stop()
+	c.cfg.Commands = 7
+	c.start(t, b)
+	if kind, heard := c.Commands("c~1"); kind != 7 || !heard {
+		t.Errorf("itself: %d, %v", kind, heard)
+	}
+}

@@ -43,10 +43,12 @@ type Hello struct {
 	ServerID string `json:"server_id"`
 	Raft     string `json:"raft"` // address of its Raft listener
 	Version  string `json:"version"`
-	Expect   int    `json:"expect"` // how many nodes form the cluster
-	State    State  `json:"state"`
-	Plan     Plan   `json:"plan"`
-	Leaving  bool   `json:"leaving,omitempty"` // the node is stopping on purpose
+	// Commands is the highest kind of command in a store's log that the node can apply; 0 from nodes that do not say it yet, which is 1.
+	Commands int   `json:"commands,omitempty"`
+	Expect   int   `json:"expect"` // how many nodes form the cluster
+	State    State `json:"state"`
+	Plan     Plan  `json:"plan"`
+	Leaving  bool  `json:"leaving,omitempty"` // the node is stopping on purpose
 }
 
 // step is what a node does next: move to a state with a plan, or wait for a reason it can tell its operator.

@@ -35,6 +35,9 @@ type serverCmd struct {
 	ClusterListen string   `help:"Where other nodes connect their NATS routes." default:"127.0.0.1:6222" placeholder:"HOST:PORT"`
 	RaftListen    string   `help:"Where other nodes connect for Raft." default:"127.0.0.1:7222" placeholder:"HOST:PORT"`
 	RaftAdvertise string   `help:"Where other nodes reach --raft-listen, if elsewhere." placeholder:"HOST:PORT"`
+	RaftTLSCert   string   `name:"raft-tls-cert" help:"This node's certificate for Raft connections, in PEM; with --raft-tls-key and --raft-tls-ca both sides must show one." placeholder:"FILE"`
+	RaftTLSKey    string   `name:"raft-tls-key" help:"The certificate's private key, in PEM." placeholder:"FILE"`
+	RaftTLSCA     string   `name:"raft-tls-ca" help:"The authority that signed every node's certificate, in PEM." placeholder:"FILE"`
 	HTTP          string   `name:"http" help:"Dashboard, /healthz, /readyz and /metrics; empty for none." default:"127.0.0.1:8222" placeholder:"HOST:PORT"`
 	Join          []string `help:"--cluster-listen of another node; repeat for more." placeholder:"HOST:PORT"`
 	Expect        int      `help:"How many nodes form the cluster. Matters until it is formed." default:"1"`
@@ -55,7 +58,12 @@ func (c *serverCmd) config(log *slog.Logger) node.Config {
 // Run serves until the process is told to stop. Then it drains: leaderships go to other nodes, requests are finished, and the exit code is 0.
 func (c *serverCmd) Run(e *env) error {
 	log := c.logger(e)
-	n, err := node.Start(e.ctx, c.config(log))
+	cfg := c.config(log)
+	var err error
+	if cfg.RaftTLS, err = raftTLS(c.RaftTLSCert, c.RaftTLSKey, c.RaftTLSCA); err != nil {
+		return usageError{err}
+	}
+	n, err := node.Start(e.ctx, cfg)
 	if err != nil {
 		if e.ctx.Err() != nil {
 			log.Info("stopped before the cluster was formed")

@@ -8,6 +8,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,18 +29,19 @@ import (
 
 // Config is everything a node can be told. The zero value of a field is its default.
 type Config struct {
-	Name          string   // unique in the cluster; default: n1
-	Data          string   // directory; default: data
-	Listen        string   // NATS clients; default: 127.0.0.1:4222
-	ClusterListen string   // NATS routes; default: 127.0.0.1:6222
-	RaftListen    string   // Raft; default: 127.0.0.1:7222
-	RaftAdvertise string   // host:port at which other nodes reach RaftListen; default: RaftListen, with the host's name for 0.0.0.0
-	HTTP          string   // dashboard, health, metrics; default: none
-	Join          []string // route addresses of other nodes
-	Expect        int      // how many nodes form the cluster; default: 1
-	ClusterName   string   // nodes of another name are refused; default: quorate
-	Prefix        string   // of all subjects; default: es
-	Inboxes       []string // prefixes that replies may go to, beyond _INBOX.
+	Name          string      // unique in the cluster; default: n1
+	Data          string      // directory; default: data
+	Listen        string      // NATS clients; default: 127.0.0.1:4222
+	ClusterListen string      // NATS routes; default: 127.0.0.1:6222
+	RaftListen    string      // Raft; default: 127.0.0.1:7222
+	RaftAdvertise string      // host:port at which other nodes reach RaftListen; default: RaftListen, with the host's name for 0.0.0.0
+	RaftTLS       *tls.Config // mutual TLS between nodes' Raft listeners; nil: plain TCP
+	HTTP          string      // dashboard, health, metrics; default: none
+	Join          []string    // route addresses of other nodes
+	Expect        int         // how many nodes form the cluster; default: 1
+	ClusterName   string      // nodes of another name are refused; default: quorate
+	Prefix        string      // of all subjects; default: es
+	Inboxes       []string    // prefixes that replies may go to, beyond _INBOX.
 	Timing        raftnode.Timing
 	Pprof         bool
 	OnFatal       func(error) // a disk failed: the node must end; default: log and exit 3
@@ -137,14 +139,15 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 func (n *Node) listen() (err error) {
 	cfg := &n.cfg
 	n.directory, err = cluster.Load(cluster.Config{
-		Dir: cfg.Data, Name: cfg.Name, ServerID: n.identity.ServerID(), Expect: cfg.Expect, Logger: cfg.Logger, OnMember: n.memberSeen,
+		Dir: cfg.Data, Name: cfg.Name, ServerID: n.identity.ServerID(), Expect: cfg.Expect, Commands: stores.Commands, Logger: cfg.Logger,
+		OnMember: n.memberSeen,
 	})
 	if err != nil {
 		return err
 	}
 	n.raft, err = raftnode.Open(raftnode.Config{
 		Identity: n.identity, Listen: cfg.RaftListen, ClusterID: n.directory.ClusterID, Resolve: n.directory.Resolve,
-		HasData: n.directory.IsFormed(), Timing: cfg.Timing, OnFatal: cfg.OnFatal, Logger: cfg.Logger,
+		TLS: cfg.RaftTLS, HasData: n.directory.IsFormed(), Timing: cfg.Timing, OnFatal: cfg.OnFatal, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -173,8 +176,8 @@ func (n *Node) listen() (err error) {
 func (n *Node) openStores() error {
 	cfg := &n.cfg
 	n.stores = stores.NewManager(stores.Config{
-		Node: n.raft, Dir: cfg.Data, OnLeadership: n.bus.OnLeadership, OnCommitted: n.bus.Committed, OnClosing: n.bus.OnClosing,
-		OnFatal: cfg.OnFatal, Logger: cfg.Logger,
+		Node: n.raft, Dir: cfg.Data, OnLeadership: n.bus.OnLeadership, OnCommitted: n.bus.Committed, Listens: n.bus.Listens, OnClosing: n.bus.OnClosing,
+		Commands: n.directory.Commands, OnFatal: cfg.OnFatal, Logger: cfg.Logger,
 	})
 	members := n.directory.Members()
 	config, err := n.stores.Open(stores.Spec{Name: api.ConfigStore, ID: 0, Incarnation: 1, Members: members})
