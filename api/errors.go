@@ -23,6 +23,20 @@ type Error struct {
 	ActualVersion *int64 `json:"actual_version,omitempty"`
 	// Leader is the node that leads the store, when a node that does not lead it knows.
 	Leader string `json:"leader,omitempty"`
+	// Failed is every condition of an append that did not hold, in the order of the request.
+	Failed []FailedCondition `json:"failed,omitempty"`
+}
+
+// FailedCondition is a condition that did not hold when the append was to be written.
+type FailedCondition struct {
+	Index int `json:"index"` // in conditions; -1 stands for the append's expected_version
+	// Of a condition on a stream: what was wanted, and the last version there; -1 means that the stream does not exist.
+	Stream          string `json:"stream,omitempty"`
+	ExpectedVersion *int64 `json:"expected_version,omitempty"`
+	ActualVersion   *int64 `json:"actual_version,omitempty"`
+	// Of a query: the position of the last event that matches, and the position behind which none was to be.
+	Position uint64  `json:"position,omitempty"`
+	After    *uint64 `json:"after,omitempty"`
 }
 
 // Error returns "name: description".
@@ -56,6 +70,7 @@ var (
 	ErrConfigNotFound  = def(404, 20406, "config_not_found", "no configuration record of that name")
 	ErrWrongVersion    = def(409, 20409, "wrong_expected_version", "the stream is not at the expected version; actual_version says where it is")
 	ErrEventIDConflict = def(409, 20410, "event_id_conflict", "an event id was used before for something else; give new events new ids")
+	ErrCondition       = def(409, 20411, "condition_failed", "conditions of the append do not hold; failed says which, and where the streams or the matching events are")
 	ErrTooLarge        = def(413, 20413, "payload_too_large", "the request or one of its events exceeds a limit; split it")
 	ErrOverloaded      = def(429, 20429, "overloaded", "too many requests are waiting at this node; slow down and retry")
 	ErrDiskBehind      = def(503, 20430, "disk_behind", "the store has applied more than the leader's disk has taken; nothing was written; slow down and retry")
@@ -72,6 +87,7 @@ var (
 	ErrUnknownNode     = def(404, 20511, "node_not_found", "no such member of the cluster")
 	ErrUnknownFormat   = def(500, 20513, "unknown_entry", "a replicated entry needs a newer version of this program")
 	ErrReservedName    = def(400, 20514, "reserved_name", "the store name is reserved for the cluster itself")
+	ErrFeature         = def(503, 20515, "feature_unavailable", "a member of the store cannot carry out this request yet; nothing was written; upgrade the node that the description names")
 )
 
 var table []*Error

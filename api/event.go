@@ -16,6 +16,7 @@ const (
 // NewEvent is an event as a client asks for it to be appended.
 type NewEvent struct {
 	ID         string          `json:"id,omitempty"`          // unique in the store; stamped by the leader when missing
+	Stream     string          `json:"stream,omitempty"`      // where it goes, in an append over several streams
 	Type       string          `json:"type"`                  // 1 to 256 bytes
 	Data       json.RawMessage `json:"data,omitempty"`        // kept byte for byte as sent
 	DataBase64 []byte          `json:"data_base64,omitempty"` // instead of Data, for bytes that are not JSON

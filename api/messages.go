@@ -10,10 +10,11 @@ const (
 	Local        = "local"        // this node's state as it is, no network
 )
 
-// AppendRequest appends events to one stream, atomically: all of them or none.
+// AppendRequest appends events atomically: all of them or none. The subject names one stream, or none, and then every event names its own.
 type AppendRequest struct {
-	Events          []NewEvent `json:"events"`
-	ExpectedVersion *int64     `json:"expected_version,omitempty"` // n exact, -1 must not exist, -2 any (default), -4 must exist
+	Events          []NewEvent  `json:"events"`
+	ExpectedVersion *int64      `json:"expected_version,omitempty"` // of the one stream: n exact, -1 must not exist, -2 any (default), -4 must exist
+	Conditions      []Condition `json:"conditions,omitempty"`       // at most MaxConditions; all must hold in the state before the append
 }
 
 // AppendResponse is the result of an append.
@@ -26,6 +27,25 @@ type AppendResponse struct {
 	FirstPosition uint64 `json:"first_position"`
 	Position      uint64 `json:"position"`  // of the last event
 	Duplicate     bool   `json:"duplicate"` // the same event ids were appended before; this is that append's result
+}
+
+// AppendSeveralResponse is the result of an append over several streams.
+type AppendSeveralResponse struct {
+	Reply
+	Store         string         `json:"store,omitempty"`
+	FirstPosition uint64         `json:"first_position"`
+	Position      uint64         `json:"position"` // of the last event
+	Duplicate     bool           `json:"duplicate"`
+	Results       []StreamResult `json:"results"` // a stream each, in the order in which the request first names them
+}
+
+// StreamResult is where an append over several streams left one of them.
+type StreamResult struct {
+	Stream        string `json:"stream"`
+	FirstVersion  uint64 `json:"first_version"`
+	Version       uint64 `json:"version"`        // of the append's last event in this stream
+	FirstPosition uint64 `json:"first_position"` // of the append's first event in this stream
+	Position      uint64 `json:"position"`       // of the last one
 }
 
 // Reply is the part every JSON reply has in common.
@@ -69,13 +89,14 @@ type ReadStreamRequest struct {
 	WaitMS   int     `json:"wait_ms,omitempty"`  // 0 to 60,000: wait so long for at least one event
 }
 
-// ReadAllRequest reads the store in position order.
+// ReadAllRequest reads the store in position order, or what a query selects of it.
 type ReadAllRequest struct {
 	ReadOptions
 	After    *uint64 `json:"after,omitempty"` // exclusive; default 0, or the end when backward
 	Limit    int     `json:"limit,omitempty"`
 	Backward bool    `json:"backward,omitempty"`
 	WaitMS   int     `json:"wait_ms,omitempty"`
+	Query    *Query  `json:"query,omitempty"` // left out: everything
 }
 
 // ReadResponse is a page of events.
@@ -86,6 +107,7 @@ type ReadResponse struct {
 	Events       []Event `json:"events"`
 	Next         uint64  `json:"next"`                    // from (stream) or after (all) of the page that follows
 	End          bool    `json:"end"`                     // nothing lay beyond this page when it was read
+	Scanned      *uint64 `json:"scanned,omitempty"`       // of a query: everything up to this position was looked at; backward: down to it
 	LastVersion  *int64  `json:"last_version,omitempty"`  // of the stream, when one was read
 	LastPosition uint64  `json:"last_position,omitempty"` // of the store
 	Applied      uint64  `json:"applied"`                 // Raft index the serving node had applied

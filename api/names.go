@@ -20,6 +20,10 @@ const (
 	MaxReadLimit     = 10_000  // events asked for in one read
 	MaxPageBytes     = 1 << 20 // bytes of event data after which a page ends early (at least one event is given)
 	MaxWait          = 60_000  // milliseconds a read may wait for more
+	MaxQueryItems    = 32      // items of one query
+	MaxItemTerms     = 64      // types of one item; as many type prefixes and stream prefixes; tags: MaxTags
+	MaxQueryTerms    = 512     // types, tags and prefixes of one query, and of all conditions of an append together
+	MaxConditions    = 128     // of one append
 )
 
 // Names of stores that belong to the cluster itself.

@@ -1,6 +1,9 @@
 package api
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Verb is one request a node answers.
 type Verb struct {
@@ -17,8 +20,10 @@ const ScopeStore = "<store>"
 // Verbs is every request of this version. The server answers these and refuses all others; subjects.md describes them, which a test holds together.
 var Verbs = []Verb{
 	{ScopeStore, ClassWrite, "append", "<stream>", TypeAppend},
+	{ScopeStore, ClassWrite, "append", "", TypeAppend},
 	{ScopeStore, ClassRead, "stream", "<stream>", TypeRead},
 	{ScopeStore, ClassRead, "all", "", TypeRead},
+	{ScopeStore, ClassRead, "query", "", TypeRead},
 	{ScopeStore, ClassRead, "streams", "", TypeStreams},
 	{ScopeStore, ClassRead, "info", "", TypeStoreInfo},
 	{ConfigStore, ClassWrite, "put", "<store>", TypeConfigPut},
@@ -53,7 +58,7 @@ func FindVerb(s Subject) (Verb, bool) {
 func UnknownVerb(s Subject) *Error {
 	var known []string
 	for _, v := range Verbs {
-		if v.Scope == scopeOf(s.Store) && v.Class == s.Class {
+		if v.Scope == scopeOf(s.Store) && v.Class == s.Class && !slices.Contains(known, v.Verb) {
 			known = append(known, v.Verb)
 		}
 	}

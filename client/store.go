@@ -50,10 +50,11 @@ type ReadOptions struct {
 	From        uint64 // stream: first version; all: exclusive position. Ignored when Backward and FromEnd
 	FromEnd     bool   // with Backward: begin at the end
 	Backward    bool
-	Limit       int    // how many events at most; 0: no limit
-	Follow      bool   // go on with events that come, until ctx is done
-	Consistency string // api.Linearizable (default) or api.Local
-	PageSize    int    // events a request; default 500
+	Limit       int        // how many events at most; 0: no limit
+	Follow      bool       // go on with events that come, until ctx is done
+	Query       *api.Query // ReadAll: only what it selects; nil: everything
+	Consistency string     // api.Linearizable (default) or api.Local
+	PageSize    int        // events a request; default 500
 }
 
 // followWait is how long one request of a follower waits at the node.
@@ -68,12 +69,16 @@ func (s *Store) ReadStream(ctx context.Context, stream string, o ReadOptions) it
 	})
 }
 
-// ReadAll yields the store's events in position order. With Follow there is neither a gap nor a double between what was there and what
+// ReadAll yields the store's events in position order, or those that o.Query selects. With Follow there is neither a gap nor a double between what was there and what
 // comes. It ends with the first error.
 func (s *Store) ReadAll(ctx context.Context, o ReadOptions) iter.Seq2[api.Event, error] {
+	verb := "all"
+	if o.Query != nil {
+		verb = "query"
+	}
 	return s.read(ctx, o, func(ctx context.Context, next *uint64, limit, waitMS int, into *api.ReadResponse) error {
-		return s.client.callWithin(ctx, s.client.try+time.Duration(waitMS)*time.Millisecond, s.client.subjects.Read(s.name, "all", ""), api.ReadAllRequest{
-			ReadOptions: api.ReadOptions{Consistency: o.Consistency}, After: next, Limit: limit, Backward: o.Backward, WaitMS: waitMS,
+		return s.client.callWithin(ctx, s.client.try+time.Duration(waitMS)*time.Millisecond, s.client.subjects.Read(s.name, verb, ""), api.ReadAllRequest{
+			ReadOptions: api.ReadOptions{Consistency: o.Consistency}, After: next, Limit: limit, Backward: o.Backward, WaitMS: waitMS, Query: o.Query,
 		}, true, into)
 	})
 }

@@ -17,8 +17,8 @@ import (
 const structuredMode = "application/cloudevents+json"
 
 // decodeAppend reads an append in one of its three forms: our JSON, a CloudEvent in binary mode (attributes in ce-* headers, any body), or a
-// CloudEvent in structured mode. CloudEvents 1.0.2, NATS protocol binding 1.0.2.
-func decodeAppend(m message) (*stores.Append, *api.Error) {
+// CloudEvent in structured mode. CloudEvents 1.0.2, NATS protocol binding 1.0.2. stream is the one the subject names; without one, every event names its own.
+func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
 	h := lower(m.Header())
 	expected, err := expectedVersion(h)
 	if err != nil {
@@ -28,11 +28,17 @@ func decodeAppend(m message) (*stores.Append, *api.Error) {
 	if t, _, merr := mime.ParseMediaType(mediaType); merr == nil {
 		mediaType = t
 	}
-	a := &stores.Append{Expected: api.ExpectAny}
+	a := &stores.Append{Stream: stream, Expected: api.ExpectAny}
 	if expected != nil {
+		if stream == "" {
+			return nil, errNoStreamToExpect
+		}
 		a.Expected = *expected
 	}
+	isCloudEvent := mediaType == structuredMode || hasAttributes(h)
 	switch {
+	case isCloudEvent && stream == "":
+		return nil, api.ErrBadName.With("the stream name is missing; a CloudEvent goes to the one stream that the subject names: append to %s.<stream>", m.Subject())
 	case mediaType == structuredMode:
 		e, err := structuredEvent(m.Data())
 		if err != nil {
@@ -50,8 +56,11 @@ func decodeAppend(m message) (*stores.Append, *api.Error) {
 		if err := api.Unmarshal(m.Data(), &r); err != nil {
 			return nil, err
 		}
-		a.Events = r.Events
+		a.Events, a.Conditions = r.Events, r.Conditions
 		if r.ExpectedVersion != nil {
+			if stream == "" {
+				return nil, errNoStreamToExpect
+			}
 			if expected != nil && *expected != *r.ExpectedVersion {
 				return nil, api.ErrBadRequest.With("expected_version is %d in the payload and %d in the header; send one", *r.ExpectedVersion, *expected)
 			}
@@ -68,6 +77,9 @@ func decodeAppend(m message) (*stores.Append, *api.Error) {
 	}
 	return a, nil
 }
+
+// errNoStreamToExpect refuses an expected version of nothing, also -2: whoever sends one means a stream.
+var errNoStreamToExpect = api.ErrBadRequest.With(`expected_version is about one stream, and the subject names none; use conditions: [{"stream":…,"version":…}]`)
 
 func lower(h nats.Header) map[string]string {
 	out := make(map[string]string, len(h))

@@ -19,7 +19,7 @@ func received(header nats.Header, data string) message {
 // TestDecodeAppend is the table of the three forms an append comes in.
 func TestDecodeAppend(t *testing.T) {
 	one := func(expected int64, e api.NewEvent) *stores.Append {
-		return &stores.Append{Expected: expected, Events: []api.NewEvent{e}}
+		return &stores.Append{Stream: "s", Expected: expected, Events: []api.NewEvent{e}}
 	}
 	for _, row := range []struct {
 		name   string
@@ -50,12 +50,48 @@ func TestDecodeAppend(t *testing.T) {
 		{"structured, no type", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0"}`, nil, api.ErrBadRequest},
 		{"structured, no JSON", nats.Header{"content-type": {structuredMode}}, `x`, nil, api.ErrBadRequest},
 	} {
-		got, err := decodeAppend(received(row.header, row.data))
+		got, err := decodeAppend(received(row.header, row.data), "s")
 		switch {
 		case row.err != nil && !errors.Is(err, row.err):
 			t.Errorf("%s: got error %v, want %s", row.name, err, row.err.Name)
 		case row.err == nil && (err != nil || !reflect.DeepEqual(got, row.want)):
 			t.Errorf("%s: got %+v (%v), want %+v", row.name, got, err, row.want)
+		}
+	}
+}
+
+// TestDecodeAppendWithoutAStream: events name their streams, and nothing that is about one stream is accepted.
+func TestDecodeAppendWithoutAStream(t *testing.T) {
+	n := int64(4)
+	want := &stores.Append{
+		Expected: api.ExpectAny, Events: []api.NewEvent{{Type: "T", Stream: "a"}},
+		Conditions: []api.Condition{{Stream: "b", Version: &n}, {Query: &api.Query{Items: []api.QueryItem{{Tags: []string{"x"}}}}, After: 7}},
+	}
+	got, err := decodeAppend(received(nil, `{"events":[{"type":"T","stream":"a"}],"conditions":[{"stream":"b","version":4},{"query":{"items":[{"tags":["x"]}]},"after":7}]}`), "")
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v (%v), want %+v", got, err, want)
+	}
+	// Another node gets the same append, with its ids.
+	raw, merr := (&appendWrite{append: got}).payload()
+	if merr != nil || got.Events[0].ID == "" {
+		t.Fatal(merr)
+	}
+	if again, err := decodeAppend(received(nil, string(raw)), ""); err != nil || !reflect.DeepEqual(again, got) {
+		t.Errorf("forwarded it is %+v (%v), want %+v", again, err, got)
+	}
+	for _, row := range []struct {
+		name   string
+		header nats.Header
+		data   string
+		want   *api.Error
+	}{
+		{"expected version", nil, `{"events":[{"type":"T","stream":"a"}],"expected_version":-2}`, api.ErrBadRequest},
+		{"expected version in the header", nats.Header{"Expected-Version": {"1"}}, `{"events":[{"type":"T","stream":"a"}]}`, api.ErrBadRequest},
+		{"CloudEvent", nats.Header{"ce-type": {"T"}}, `1`, api.ErrBadName},
+		{"structured CloudEvent", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0","type":"T"}`, api.ErrBadName},
+	} {
+		if _, err := decodeAppend(received(row.header, row.data), ""); !errors.Is(err, row.want) {
+			t.Errorf("%s: got %v, want %s", row.name, err, row.want.Name)
 		}
 	}
 }
@@ -100,14 +136,13 @@ func FuzzDecodeAppend(f *testing.F) {
 				h.Set(k, v)
 			}
 		}
-		a, err := decodeAppend(received(h, data))
+		a, err := decodeAppend(received(h, data), "s")
 		if err != nil {
 			if err.Code < 400 || err.Code > 499 || err.Description == "" {
 				t.Fatalf("%+v", err)
 			}
 			return
 		}
-		a.Stream = "s"
 		if a.Check() != nil {
 			return
 		}
@@ -117,11 +152,10 @@ func FuzzDecodeAppend(f *testing.F) {
 		if merr != nil {
 			t.Fatal(merr)
 		}
-		again, err := decodeAppend(received(nil, string(raw)))
+		again, err := decodeAppend(received(nil, string(raw)), "s")
 		if err != nil {
 			t.Fatalf("%v: %s", err, raw)
 		}
-		again.Stream = "s"
 		if err := again.Check(); err != nil || len(again.Events) != len(a.Events) || again.Expected != a.Expected {
 			t.Fatalf("%v: %+v became %+v", err, a, again)
 		}

@@ -183,7 +183,7 @@ func (p *post) hold() {
 		}
 	}
 	if err == nil && p.marker == nil {
-		p.marker, err = b.clients.Subscribe(markerPrefix+name, func(*nats.Msg) {})
+		p.marker, err = b.clients.ChanSubscribe(markerPrefix+name, make(chan *nats.Msg, 1)) // nobody publishes there; without a handler it costs no goroutine
 	}
 	if err == nil {
 		err = b.clients.FlushTimeout(startTimeout)

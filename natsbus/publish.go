@@ -13,6 +13,11 @@ import (
 	"github.com/quorate/quorate/stores"
 )
 
+// Listens reports whether anybody in the cluster is subscribed to the stream's live events: most of the time nobody is.
+func (b *Bus) Listens(s *stores.Store, stream string) bool {
+	return s.Name() == api.ConfigStore || b.embedded.clients.Interest(b.subjects.Event(s.Name(), stream)) > 0
+}
+
 // Committed publishes events that were committed while this node leads their store: live, at most once, in position order.
 func (b *Bus) Committed(s *stores.Store, events []api.Event) {
 	for i := range events {
@@ -23,11 +28,7 @@ func (b *Bus) Committed(s *stores.Store, events []api.Event) {
 			}
 			continue
 		}
-		subject := b.subjects.Event(s.Name(), e.Stream)
-		if b.embedded.clients.Interest(subject) == 0 { // nobody listens, anywhere in the cluster: most of the time
-			continue
-		}
-		m := &nats.Msg{Subject: subject, Data: e.Body(), Header: cloudEventHeaders(b.cfg.Server.Prefix, s.Name(), e)}
+		m := &nats.Msg{Subject: b.subjects.Event(s.Name(), e.Stream), Data: e.Body(), Header: cloudEventHeaders(b.cfg.Server.Prefix, s.Name(), e)}
 		if err := b.clients.PublishMsg(m); err != nil {
 			b.log.Warn("a live event was not published", "store", s.Name(), "position", e.Position, "error", err)
 		}

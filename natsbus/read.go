@@ -43,7 +43,7 @@ func (b *Bus) readStore(r *request) {
 			v, err := s.ReadStream(ctx, name, q)
 			r.answer(v, err)
 		}
-	case "all":
+	case "all", "query":
 		var q api.ReadAllRequest
 		if s, ctx, cancel := b.openRead(r, &q, func() int { return q.WaitMS }); s != nil {
 			defer cancel()

@@ -50,21 +50,17 @@ func newWrite(r *request, s *stores.Store) (write, *api.Error) {
 	return nil, api.UnknownVerb(r.subject)
 }
 
-// appendWrite appends to one stream.
+// appendWrite appends to one stream or several.
 type appendWrite struct {
 	store  *stores.Store
 	append *stores.Append
 }
 
 func newAppend(r *request, s *stores.Store) (*appendWrite, *api.Error) {
-	if r.subject.Name == "" {
-		return nil, api.ErrBadName.With("the stream name is missing; append to %s.<stream>", r.message.Subject())
-	}
-	a, err := decodeAppend(r.message)
+	a, err := decodeAppend(r.message, r.subject.Name)
 	if err != nil {
 		return nil, err
 	}
-	a.Stream = r.subject.Name
 	if err := a.Check(); err != nil {
 		return nil, err
 	}
@@ -72,12 +68,16 @@ func newAppend(r *request, s *stores.Store) (*appendWrite, *api.Error) {
 }
 
 func (w *appendWrite) begin(done func(any, *api.Error)) *api.Error {
-	return w.store.Begin(w.append, func(v *api.AppendResponse, err *api.Error) { done(v, err) })
+	return w.store.Begin(w.append, done)
 }
 
 func (w *appendWrite) payload() ([]byte, error) {
 	stores.StampIDs(w.append)
-	return api.Marshal(api.AppendRequest{Events: w.append.Events, ExpectedVersion: &w.append.Expected})
+	r := api.AppendRequest{Events: w.append.Events, Conditions: w.append.Conditions}
+	if w.append.Stream != "" {
+		r.ExpectedVersion = &w.append.Expected
+	}
+	return api.Marshal(r)
 }
 
 func (w *appendWrite) repeatable() bool { return true }

@@ -23,9 +23,10 @@ type door struct {
 
 // pending is an append that is not answered yet.
 type pending struct {
-	stream string
-	body   []byte // the encoded command
-	done   func(*api.AppendResponse, *api.Error)
+	body   fsm.Body // the encoded command
+	stream string   // the one it goes to, or the first of several
+	lists  bool     // the request names no stream, so the reply lists them
+	done   func(reply any, err *api.Error)
 }
 
 const (
@@ -56,17 +57,17 @@ type entry struct {
 // proposeLocked makes one entry of what waits. Holding the lock keeps entries in order; raft's queue has room, since so few are in flight.
 func (d *door) proposeLocked() entry {
 	n, size := 0, 0
-	for n < len(d.waiting) && n < entryCommands && (n == 0 || size+len(d.waiting[n].body) <= entryBytes) {
-		size += len(d.waiting[n].body)
+	for n < len(d.waiting) && n < entryCommands && (n == 0 || size+len(d.waiting[n].body.Data) <= entryBytes) {
+		size += len(d.waiting[n].body.Data)
 		n++
 	}
 	e := entry{batch: d.waiting[:n:n]}
 	if d.waiting = d.waiting[n:]; len(d.waiting) == 0 {
 		d.waiting = nil // lets the array go
 	}
-	bodies := make([][]byte, n)
+	bodies := make([]fsm.Body, n)
 	for i, p := range e.batch {
-		bodies[i], p.body = p.body, nil
+		bodies[i], p.body = p.body, fsm.Body{}
 	}
 	e.proposal, e.err = d.store.group.Propose(fsm.EncodeBodies(bodies))
 	return e
@@ -110,12 +111,28 @@ func (d *door) answer(batch []*pending, result any, err error) {
 		case r.Append[i].Err != nil:
 			p.done(nil, r.Append[i].Err)
 		default:
-			a := &r.Append[i]
-			p.done(&api.AppendResponse{
-				Reply: api.Reply{Type: api.TypeAppend}, Store: s.Name(), Stream: p.stream,
-				FirstVersion: a.FirstVersion, Version: a.Version, FirstPosition: a.FirstPosition, Position: a.Position, Duplicate: a.Duplicate,
-			}, nil)
+			p.done(s.reply(p, &r.Append[i]), nil)
 		}
+	}
+}
+
+// reply returns the api.AppendResponse, or the api.AppendSeveralResponse when the request named no stream.
+func (s *Store) reply(p *pending, a *fsm.AppendResult) any {
+	common := api.Reply{Type: api.TypeAppend}
+	if !p.lists {
+		return &api.AppendResponse{
+			Reply: common, Store: s.Name(), Stream: p.stream,
+			FirstVersion: a.FirstVersion, Version: a.Version, FirstPosition: a.FirstPosition, Position: a.Position, Duplicate: a.Duplicate,
+		}
+	}
+	results := a.Streams
+	if results == nil {
+		results = []api.StreamResult{{
+			Stream: p.stream, FirstVersion: a.FirstVersion, Version: a.Version, FirstPosition: a.FirstPosition, Position: a.Position,
+		}}
+	}
+	return &api.AppendSeveralResponse{
+		Reply: common, Store: s.Name(), FirstPosition: a.FirstPosition, Position: a.Position, Duplicate: a.Duplicate, Results: results,
 	}
 }
 

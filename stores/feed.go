@@ -50,6 +50,7 @@ func (f *Feed) Position() uint64 { return f.after }
 type liveFeed struct {
 	store   *Store
 	publish func(*Store, []api.Event)
+	listens func(s *Store, stream string) bool // nil: somebody always does
 
 	mu      sync.Mutex // guards what follows
 	term    uint64     // the last term in which this replica was elected
@@ -61,8 +62,8 @@ type liveFeed struct {
 
 type span struct{ next, last uint64 }
 
-func newLiveFeed(s *Store, publish func(*Store, []api.Event)) *liveFeed {
-	f := &liveFeed{store: s, publish: publish}
+func newLiveFeed(s *Store, publish func(*Store, []api.Event), listens func(*Store, string) bool) *liveFeed {
+	f := &liveFeed{store: s, publish: publish, listens: listens}
 	f.idle = sync.NewCond(&f.mu)
 	return f
 }
@@ -76,19 +77,19 @@ func (f *liveFeed) leads(l raftnode.Leadership) {
 	}
 }
 
-// appended is called by the state machine after the events of one entry are durable, in position order.
-func (f *liveFeed) appended(term, first, last uint64) {
+// appended is called by the state machine after the events of one append are durable, in position order. What nobody listens to is not read back.
+func (f *liveFeed) appended(term uint64, stream string, first, last uint64) {
 	if f.publish == nil {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if term != f.term || f.closed {
+	if term != f.term || f.closed || f.listens != nil && !f.listens(f.store, stream) {
 		return
 	}
 	if n := len(f.spans); n > 0 && f.spans[n-1].last+1 == first {
 		f.spans[n-1].last = last
-	} else { // what other leaders appended in between is not ours
+	} else { // what other leaders appended in between is not ours, or nobody wants it
 		f.spans = append(f.spans, span{first, last})
 	}
 	if !f.running {

@@ -24,16 +24,23 @@ type Config struct {
 	OnLeadership func(*Store, raftnode.Leadership)
 	// OnCommitted is given the events appended while this node leads, in position order for each store.
 	OnCommitted func(*Store, []api.Event)
-	OnClosing   func(s *Store, dropped bool) // the store is about to be closed, because it was dropped or for another reason
-	OnFatal     func(error)                  // a failed write or fsync
-	Now         func() time.Time             // default: time.Now
-	Logger      *slog.Logger
+	// Listens reports whether OnCommitted has a use for the stream's events at the moment; nil: always. It must not block.
+	Listens   func(s *Store, stream string) bool
+	OnClosing func(s *Store, dropped bool) // the store is about to be closed, because it was dropped or for another reason
+	OnFatal   func(error)                  // a failed write or fsync
+	// Commands returns the highest kind of command that a member says it can apply, and whether it was heard since this node started. Appends that need more
+	// than some member can are refused. Default: all can.
+	Commands func(serverID string) (kind int, heard bool)
+	Now      func() time.Time // default: time.Now
+	Logger   *slog.Logger
 }
 
 // Manager opens, closes and sets aside the stores of one node.
 type Manager struct {
 	cfg     Config
 	flushes flushes
+	stop    chan struct{}  // closed by Close
+	wg      sync.WaitGroup // the one who rests idle stores
 
 	mu      sync.Mutex // guards what follows
 	stores  map[string]*Store
@@ -59,7 +66,9 @@ func NewManager(cfg Config) *Manager {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{})}
+	m := &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{}), stop: make(chan struct{})}
+	m.wg.Go(func() { m.restIdle(m.stop) }) // ends with Close
+	return m
 }
 
 // Open opens one store. A store that cannot be opened stays closed and is listed by Failures; the others go on.
@@ -354,8 +363,12 @@ func (s *Store) handOver(ctx context.Context) error {
 // Close closes every store except config, which is closed by CloseConfig after the configuration service.
 func (m *Manager) Close() error {
 	m.mu.Lock()
-	m.closed = true
+	if !m.closed {
+		m.closed = true
+		close(m.stop)
+	}
 	m.mu.Unlock()
+	m.wg.Wait()
 	var errs []error
 	for _, s := range m.List() {
 		if s.Name() != api.ConfigStore {

@@ -62,13 +62,17 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	}, nil
 }
 
-// ReadAll reads a page of the store in position order. With WaitMS it waits for a first event.
+// ReadAll reads a page of the store in position order, of what the query selects if there is one. With WaitMS it waits for a first event, or until a query has looked as
+// far as one page does.
 func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadResponse, *api.Error) {
 	limit, err := checkPage(r.Limit, r.WaitMS, r.Backward)
+	if err == nil && r.Query != nil {
+		err = r.Query.Check("query")
+	}
 	if err != nil {
 		return nil, err
 	}
-	q := fsm.AllQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.After == nil}
+	q := fsm.AllQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.After == nil, Query: r.Query}
 	if r.After != nil {
 		q.After = *r.After
 	}
@@ -79,15 +83,22 @@ func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadRes
 	err = s.poll(ctx, r.WaitMS, func() (bool, error) {
 		var err error
 		page, err = s.machine.ReadAll(q)
-		return len(page.Events) > 0, err
+		if err == nil && r.WaitMS > 0 {
+			q.After = page.Next // what was looked at is not looked at again
+		}
+		return len(page.Events) > 0 || !page.End, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &api.ReadResponse{
+	res := &api.ReadResponse{
 		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Events: notNil(page.Events),
 		Next: page.Next, End: page.End, LastPosition: page.LastPosition, Applied: page.Applied,
-	}, nil
+	}
+	if r.Query != nil {
+		res.Scanned = &page.Next
+	}
+	return res, nil
 }
 
 // poll reads until something is found or waitMS have passed. A stream that does not exist yet is waited for as well.

@@ -40,6 +40,8 @@ type Store struct {
 	now     func() time.Time
 	log     *slog.Logger
 
+	commands func(serverID string) (kind int, heard bool) // see Config
+
 	flushes *flushes // shared by all stores of the node
 }
 
@@ -54,7 +56,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, flushes: &m.flushes}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, commands: m.cfg.Commands, flushes: &m.flushes}
 	s.door.store = s
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
@@ -75,7 +77,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
 	s.machine = machine
-	s.feed = newLiveFeed(s, m.cfg.OnCommitted)
+	s.feed = newLiveFeed(s, m.cfg.OnCommitted, m.cfg.Listens)
 	machine.OnAppend(s.feed.appended)
 	s.group, err = m.cfg.Node.OpenGroup(raftnode.GroupConfig{
 		ID: spec.group(), Name: spec.Name, Dir: dir, Machine: machine, Bootstrap: spec.Members,
@@ -155,17 +157,22 @@ func (s *Store) close() error {
 	return err
 }
 
-// Append is a request to append events to one stream.
+// Append is a request to append events to one stream or several, all or none.
 type Append struct {
-	Stream   string
-	Expected int64          // api.Expect*, or the stream's exact last version
-	Events   []api.NewEvent // Begin stamps missing ids into it (StampIDs)
+	Stream     string          // empty: every event names its own
+	Expected   int64           // api.Expect*, or the stream's exact last version; ExpectAny when Stream is empty
+	Events     []api.NewEvent  // Begin stamps missing ids into it (StampIDs)
+	Conditions []api.Condition // all must hold in the state before the append
 }
 
 // Check reports the first thing that is wrong with the request.
 func (a *Append) Check() *api.Error {
-	if err := api.CheckStreamName(a.Stream); err != nil {
-		return err
+	if a.Stream != "" {
+		if err := api.CheckStreamName(a.Stream); err != nil {
+			return err
+		}
+	} else if a.Expected != api.ExpectAny {
+		return api.ErrBadRequest.With("expected_version is about one stream, and the subject names none; use conditions: [{\"stream\":…,\"version\":%d}]", a.Expected)
 	}
 	if len(a.Events) == 0 {
 		return api.ErrBadRequest.With("events is empty; an append needs at least one event")
@@ -177,9 +184,27 @@ func (a *Append) Check() *api.Error {
 		return api.ErrBadRequest.With("expected_version %d is not a version; use n, -1 (must not exist), -2 (any) or -4 (must exist)", a.Expected)
 	}
 	for i := range a.Events {
+		if err := a.checkStream(i); err != nil {
+			return err
+		}
 		if err := a.Events[i].Check(i); err != nil {
 			return err
 		}
+	}
+	return api.CheckConditions(a.Conditions)
+}
+
+func (a *Append) checkStream(i int) *api.Error {
+	stream := a.Events[i].Stream
+	switch {
+	case a.Stream == "" && stream == "":
+		return api.ErrBadName.With("events[%d]: the stream is missing; give every event its stream, or name one stream behind the verb, as in es.orders.write.append.order-42", i)
+	case a.Stream == "":
+		if err := api.CheckStreamName(stream); err != nil {
+			return err.With("events[%d]: %s", i, err.Description)
+		}
+	case stream != "" && stream != a.Stream:
+		return api.ErrBadRequest.With("events[%d]: stream is %q, and the subject names %q; leave it out, or append to several streams without one in the subject", i, stream, a.Stream)
 	}
 	return nil
 }
@@ -208,11 +233,11 @@ func StampIDs(a *Append) {
 
 // Begin stamps ids and time, and hands the append to the store's leader, which must be this replica. Appends take effect in the order of
 // the Begin calls. When Begin returns no error, done is called once, from another goroutine, with the append's result, once it is committed and applied
-// here, or why it was refused; it should not block.
+// here, or why it was refused; it should not block. The result is an *api.AppendResponse, or an *api.AppendSeveralResponse when the request names no stream.
 //
 // api.ErrOutcomeUnknown is the one error after which the append may still take effect; trying the same Append again, here or at
 // another leader, tells.
-func (s *Store) Begin(a *Append, done func(*api.AppendResponse, *api.Error)) *api.Error {
+func (s *Store) Begin(a *Append, done func(reply any, err *api.Error)) *api.Error {
 	if err := a.Check(); err != nil {
 		return err
 	}
@@ -223,7 +248,31 @@ func (s *Store) Begin(a *Append, done func(*api.AppendResponse, *api.Error)) *ap
 		return api.ErrDiskBehind.With("store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
 	}
 	cmd := s.command(a)
-	s.door.enter(&pending{stream: a.Stream, body: cmd.Body(), done: done})
+	if err := s.lacking(cmd.Kind()); err != nil {
+		return err
+	}
+	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: done})
+	return nil
+}
+
+// Commands is the highest kind of command that this program can apply. Nodes tell one another.
+const Commands = fsm.Kinds
+
+// lacking refuses a command of a kind that a member of the store may not be able to apply: it would leave the command out and differ from the others from
+// then on. Once the store has applied one of the kind, all members could, and that is not asked again.
+func (s *Store) lacking(kind int) *api.Error {
+	if kind <= 1 || s.commands == nil || kind <= s.machine.Kinds() {
+		return nil
+	}
+	for _, member := range s.Members() {
+		if can, heard := s.commands(member); can < kind {
+			name := raftnode.ServerName(member)
+			if !heard {
+				return api.ErrFeature.With("node %s has not said yet whether it can carry out appends over several streams or with conditions; start it, or retry in a moment; nothing was written", name)
+			}
+			return api.ErrFeature.With("node %s runs a version that cannot carry out appends over several streams or with conditions; upgrade it; nothing was written", name)
+		}
+	}
 	return nil
 }
 
@@ -233,7 +282,10 @@ const maxPressure = 0.5
 
 func (s *Store) command(a *Append) fsm.Append {
 	StampIDs(a)
-	cmd := fsm.Append{Time: s.now().UnixMicro(), Stream: a.Stream, Expected: a.Expected, Events: make([]fsm.EventRecord, len(a.Events))}
+	cmd := fsm.Append{Time: s.now().UnixMicro(), Stream: a.Stream, Expected: a.Expected, Events: make([]fsm.EventRecord, len(a.Events)), Conditions: a.Conditions}
+	if a.Stream == "" {
+		cmd.Stream, cmd.Others, cmd.Of = spread(a.Events)
+	}
 	for i := range a.Events {
 		e := &a.Events[i]
 		cmd.Events[i] = fsm.EventRecord{
@@ -246,18 +298,39 @@ func (s *Store) command(a *Append) fsm.Append {
 	return cmd
 }
 
-// Append is Begin, and waits for the result.
+// spread lists the events' streams in the order in which they first appear, and the place of each event in the list. places is nil when there is only one.
+func spread(events []api.NewEvent) (first string, others []string, places []int) {
+	first = events[0].Stream
+	known := map[string]int{first: 0}
+	places = make([]int, len(events))
+	for i := range events {
+		at, ok := known[events[i].Stream]
+		if !ok {
+			others = append(others, events[i].Stream)
+			at = len(others)
+			known[events[i].Stream] = at
+		}
+		places[i] = at
+	}
+	if others == nil {
+		places = nil
+	}
+	return first, others, places
+}
+
+// Append is Begin of an append that names its stream, and waits for the result.
 func (s *Store) Append(a *Append) (*api.AppendResponse, *api.Error) {
 	type result struct {
-		v   *api.AppendResponse
-		err *api.Error
+		reply any
+		err   *api.Error
 	}
 	c := make(chan result, 1)
-	if err := s.Begin(a, func(v *api.AppendResponse, err *api.Error) { c <- result{v, err} }); err != nil {
+	if err := s.Begin(a, func(reply any, err *api.Error) { c <- result{reply, err} }); err != nil {
 		return nil, err
 	}
 	r := <-c
-	return r.v, r.err
+	res, _ := r.reply.(*api.AppendResponse)
+	return res, r.err
 }
 
 func (s *Store) notLeader(l raftnode.Leadership) *api.Error {

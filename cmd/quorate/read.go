@@ -23,7 +23,7 @@ type readCmd struct {
 	Consistency string   `help:"linearizable or local." enum:"linearizable,local" default:"linearizable"`
 }
 
-// Run prints events, one a line. --type and --tag are looked at here, after reading.
+// Run prints events, one a line. In the whole store --type and --tag are a query; in one stream they are looked at here, after reading.
 func (c *readCmd) Run(e *env) error {
 	if c.Follow && c.Backward {
 		return usagef("--follow and --backward do not go together")
@@ -38,7 +38,10 @@ func (c *readCmd) Run(e *env) error {
 	defer done()
 	o := client.ReadOptions{Backward: c.Backward, FromEnd: c.From == nil, Follow: c.Follow, Consistency: c.Consistency}
 	filtered := len(c.Type) > 0 || len(c.Tag) > 0
-	if !filtered {
+	if filtered && c.Stream == "" {
+		o.Query = &api.Query{Items: []api.QueryItem{{Types: c.Type, Tags: c.Tag}}}
+	}
+	if !filtered || o.Query != nil {
 		o.Limit = c.Limit
 	}
 	if c.From != nil {

@@ -1,11 +1,11 @@
 package fsm
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/quorate/quorate/api"
 )
@@ -18,6 +18,7 @@ type AppendResult struct {
 	FirstVersion, Version   uint64
 	FirstPosition, Position uint64
 	Duplicate               bool
+	Streams                 []api.StreamResult // of an append over several streams, which has positions above and no versions
 	Err                     *api.Error
 }
 
@@ -52,19 +53,29 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 	}
 	if f.onAppend != nil {
 		for _, s := range appended {
-			f.onAppend(s.term, s.first, s.last)
+			f.onAppend(s.term, s.stream, s.first, s.last)
 		}
 	}
 	return results
 }
 
-// span is the positions that one entry appended.
-type span struct{ term, first, last uint64 }
+// span is the positions that one append took. The name may lie in the entry's memory.
+type span struct {
+	term        uint64
+	stream      string
+	first, last uint64
+}
 
 // applyBatch returns no results when the FSM has failed, before or now; then nothing of the batch is left.
 func (f *FSM) applyBatch(logs []*raft.Log) (results []any, appended []span, dirtied bool, err error) {
-	f.file.RLock()
-	defer f.file.RUnlock()
+	leave, err := f.enter()
+	if err != nil {
+		if errors.Is(err, berrors.ErrDatabaseNotOpen) {
+			err = nil // closed; as after a failure, nothing is left of the batch
+		}
+		return nil, nil, false, err
+	}
+	defer leave()
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.mu.Lock()
@@ -87,7 +98,7 @@ func (f *FSM) applyBatch(logs []*raft.Log) (results []any, appended []span, dirt
 			if l.Index <= a.st.applied {
 				continue
 			}
-			last := a.st.position
+			a.term = l.Term
 			if l.Type == raft.LogCommand {
 				r, err := a.entry(l.Data)
 				if err != nil {
@@ -96,9 +107,6 @@ func (f *FSM) applyBatch(logs []*raft.Log) (results []any, appended []span, dirt
 				results[i] = r
 			}
 			a.st.applied, a.st.term = l.Index, l.Term
-			if a.st.position > last {
-				appended = append(appended, span{l.Term, last + 1, a.st.position})
-			}
 		}
 		return nil
 	})
@@ -106,7 +114,7 @@ func (f *FSM) applyBatch(logs []*raft.Log) (results []any, appended []span, dirt
 		a.o.undo()
 		return nil, nil, false, err
 	}
-	return results, appended, a.st != before && f.publish(a), nil
+	return results, a.appended, a.st != before && f.publish(a), nil
 }
 
 // publish makes what a batch did visible. It reports whether everything was on disk before.
@@ -135,6 +143,9 @@ type applier struct {
 	heads   map[string]*staged // of streams that this batch looked at; the keys lie in the entries' memory
 	spare   []*staged
 	hashes  []uint64 // of the ids of the append at hand
+
+	term     uint64 // of the entry at hand
+	appended []span // by this batch; nobody is told when OnAppend was not called
 }
 
 // staged is a head as the batch leaves it.
@@ -173,7 +184,7 @@ func (a *applier) reset() {
 	if cap(a.hashes) > keepHeads {
 		a.hashes = nil
 	}
-	a.o, a.frozen = nil, nil
+	a.o, a.frozen, a.appended = nil, nil, nil // the batch's caller has what was appended
 }
 
 // disk returns the flushed part of the state, in a transaction that is used until the next flush.
@@ -201,6 +212,9 @@ func (a *applier) entry(data []byte) (Result, error) {
 		return Result{Append: []AppendResult{{Err: e}}}, nil
 	}
 	cmds, raws := a.decoder.cmds, a.decoder.raws
+	for i := range cmds {
+		a.st.kinds = max(a.st.kinds, uint64(cmds[i].Kind()))
+	}
 	res := Result{Append: make([]AppendResult, len(cmds))}
 	for i := range cmds {
 		var err error
@@ -229,27 +243,57 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	case dup != nil:
 		return *dup, nil
 	}
+	refused, err = a.expect(c)
+	if refused != nil || err != nil {
+		return AppendResult{Err: refused}, err
+	}
+	if len(c.Others) > 0 {
+		return a.writeSeveral(c, raws)
+	}
 	h, err := a.head(c.Stream)
 	if err != nil {
 		return AppendResult{}, err
 	}
-	if err := expect(c, int64(h.count)-1); err != nil {
-		return AppendResult{Err: err}, nil
+	res := AppendResult{FirstVersion: h.count, FirstPosition: a.st.position + 1}
+	a.number(h, c.Stream)
+	a.o.terms.mu.Lock()
+	for i := range c.Events {
+		a.write(c, i, h, raws[i])
 	}
+	a.o.terms.mu.Unlock()
+	res.Version, res.Position = h.count-1, a.st.position
+	return res, nil
+}
+
+// number gives a stream that does not exist yet its number.
+func (a *applier) number(h *head, name string) {
 	if h.count == 0 {
 		a.st.streams++
 		h.number = a.st.streams
-		a.o.addName(c.Stream)
+		a.o.addName(name)
 	}
-	res := AppendResult{FirstVersion: h.count, FirstPosition: a.st.position + 1}
-	for i := range c.Events {
-		a.st.position++
-		rec := appendRecord(a.o.room(len(raws[i])+recordOverhead), a.st.position, h, c.Time, raws[i])
-		a.o.addEvent(rec, a.hashes[i], a.st.position)
-		h.push(a.st.position)
+}
+
+// write appends event i of the command to its stream. The overlay's terms are locked.
+func (a *applier) write(c *Append, i int, h *head, raw []byte) {
+	a.st.position++
+	rec := appendRecord(a.o.room(len(raw)+recordOverhead), a.st.position, h, c.Time, raw)
+	a.o.addEvent(rec, a.hashes[i], a.st.position)
+	a.o.unsynced += a.o.terms.add(a.st.position, &c.Events[i])
+	h.push(a.st.position)
+	if a.f.onAppend != nil {
+		a.tell(c.streamName(c.streamOf(i)))
 	}
-	res.Version, res.Position = h.count-1, a.st.position
-	return res, nil
+}
+
+// tell notes for OnAppend that the event that was just written is the stream's. Neighbours become one span.
+func (a *applier) tell(stream string) {
+	p := a.st.position
+	if n := len(a.appended); n > 0 && a.appended[n-1].last == p-1 && a.appended[n-1].term == a.term && a.appended[n-1].stream == stream {
+		a.appended[n-1].last = p
+		return
+	}
+	a.appended = append(a.appended, span{a.term, stream, p, p})
 }
 
 // head returns the stream's head, for the batch to change; its count is 0 when the stream does not exist.
@@ -338,126 +382,12 @@ func (a *applier) name(number uint64) (string, error) {
 }
 
 func (a *applier) view(disk bool) (v view, err error) {
-	v = view{st: a.st, upper: a.o.layer}
+	v = view{st: a.st, upper: a.o.layer, upperTerms: &a.o.terms}
 	if a.frozen != nil {
-		v.lower = a.frozen.layer
+		v.lower, v.lowerTerms = a.frozen.layer, &a.frozen.terms
 	}
 	if disk {
 		v.disk, err = a.disk()
 	}
 	return v, err
-}
-
-// checkAppend checks again what was checked on arrival: the log may come from a node that checked less.
-func checkAppend(c *Append) *api.Error {
-	if err := api.CheckStreamName(c.Stream); err != nil {
-		return err
-	}
-	if len(c.Events) == 0 {
-		return api.ErrBadRequest.With("an append needs at least one event")
-	}
-	if c.Expected < api.ExpectAny && c.Expected != api.ExpectExists {
-		return api.ErrBadRequest.With("expected_version %d is not a version; use n, -1 (must not exist), -2 (any) or -4 (must exist)", c.Expected)
-	}
-	var seen map[string]bool
-	if len(c.Events) > 1 {
-		seen = make(map[string]bool, len(c.Events))
-	}
-	for i := range c.Events {
-		e := &c.Events[i]
-		if err := api.CheckEventID(e.ID); err != nil {
-			return err
-		}
-		if err := api.CheckEventType(e.Type); err != nil {
-			return err
-		}
-		if seen[e.ID] {
-			return api.ErrEventIDConflict.With("event id %q is given twice in one append; every event needs its own", e.ID)
-		}
-		if seen != nil {
-			seen[e.ID] = true
-		}
-	}
-	return nil
-}
-
-// duplicate finds out whether the append was made before: all its ids, in this stream, one after the other, with the same types and data. Then its first
-// result is returned again, whatever version the stream is at now; so a retry is safe for ever. Anything in between is refused: writing it would lose or double an event.
-func (a *applier) duplicate(c *Append) (dup *AppendResult, refused *api.Error, err error) {
-	known := 0
-	var first record
-	var firstPosition, lastPosition uint64
-	for i := range c.Events {
-		e := &c.Events[i]
-		position, rec, err := a.find(e.ID, a.hashes[i])
-		if err != nil {
-			return nil, nil, err
-		}
-		if position == 0 {
-			continue
-		}
-		known++
-		lastPosition = position
-		if i == 0 {
-			first, firstPosition = rec, position
-		}
-		stream, err := a.name(rec.stream)
-		if err != nil {
-			return nil, nil, err
-		}
-		switch {
-		case known != i+1:
-			return nil, conflict(c.Events[i].ID, stream, rec.version, "but others of this append are new"), nil
-		case stream != c.Stream:
-			return nil, conflict(e.ID, stream, rec.version, "and not in "+c.Stream), nil
-		case rec.version != first.version+uint64(i):
-			return nil, conflict(e.ID, stream, rec.version, "which does not follow the event before it"), nil
-		case rec.event.Type != e.Type || rec.event.JSON != e.JSON || !bytes.Equal(rec.event.Data, e.Data):
-			return nil, conflict(e.ID, stream, rec.version, "with another type or other data"), nil
-		}
-	}
-	switch {
-	case known == 0:
-		return nil, nil, nil
-	case known < len(c.Events):
-		return nil, conflict(c.Events[0].ID, c.Stream, first.version, "but others of this append are new"), nil
-	}
-	n := uint64(len(c.Events))
-	return &AppendResult{
-		FirstVersion: first.version, Version: first.version + n - 1, FirstPosition: firstPosition, Position: lastPosition, Duplicate: true,
-	}, nil, nil
-}
-
-func conflict(id, stream string, version uint64, what string) *api.Error {
-	return api.ErrEventIDConflict.With("event id %q is in stream %s already, at version %d, %s; nothing was written; give new events new ids", id, stream, version, what)
-}
-
-// expect checks the expected version against the last one; -1 stands for a stream that does not exist.
-func expect(c *Append, last int64) *api.Error {
-	ok := false
-	switch c.Expected {
-	case api.ExpectAny:
-		ok = true
-	case api.ExpectExists:
-		ok = last >= 0
-	default:
-		ok = c.Expected == last
-	}
-	if ok {
-		return nil
-	}
-	at := fmt.Sprintf("is at version %d", last)
-	if last < 0 {
-		at = "does not exist"
-	}
-	want := fmt.Sprintf("version %d", c.Expected)
-	switch c.Expected {
-	case api.ExpectNoStream:
-		want = "no stream"
-	case api.ExpectExists:
-		want = "an existing stream"
-	}
-	e := api.ErrWrongVersion.With("stream %s %s; the append expected %s; read the stream again and decide anew", c.Stream, at, want)
-	e.ActualVersion = &last
-	return e
 }

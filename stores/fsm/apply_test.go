@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -63,7 +64,7 @@ func TestExpectedVersion(t *testing.T) {
 				want := AppendResult{
 					FirstVersion: uint64(c.events), Version: uint64(c.events) + 1, FirstPosition: uint64(c.events) + 1, Position: uint64(c.events) + 2,
 				}
-				if got != want {
+				if !reflect.DeepEqual(got, want) {
 					t.Errorf("got %+v, want %+v", got, want)
 				}
 				return
@@ -128,7 +129,7 @@ func TestEventIDs(t *testing.T) {
 				if !refusedAs(got.Err, c.wantErr) {
 					t.Errorf("got %+v, want %v", got, c.wantErr)
 				}
-			} else if got != c.want {
+			} else if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 			if after := bucketDump(t, f); after != before {
@@ -221,8 +222,8 @@ func TestUnreadableEntryChangesOnlyTheAppliedIndex(t *testing.T) {
 		want error
 	}{
 		{"newer format", []byte{formatVersion + 1, 1, 2, 3}, api.ErrUnknownFormat},
-		{"newer kind", []byte{formatVersion, 1, kindAppend + 1, 0}, api.ErrUnknownFormat},
-		{"newer kind behind an append", append(append([]byte{formatVersion, 2}, Encode(cmd("s", -2, "new"))[2:]...), kindAppend+1, 0), api.ErrUnknownFormat},
+		{"newer kind", []byte{formatVersion, 1, Kinds + 1, 0}, api.ErrUnknownFormat},
+		{"newer kind behind an append", append(append([]byte{formatVersion, 2}, Encode(cmd("s", -2, "new"))[2:]...), Kinds+1, 0), api.ErrUnknownFormat},
 		{"malformed", []byte{formatVersion, 9}, api.ErrBadRequest},
 		{"empty", nil, api.ErrBadRequest},
 	} {
@@ -271,7 +272,7 @@ func TestAppliedEntriesAreSkipped(t *testing.T) {
 	f.ApplyBatch(log)
 	before := hashOf(t, f)
 	calls := 0
-	f.OnAppend(func(_, _, _ uint64) { calls++ })
+	f.OnAppend(func(uint64, string, uint64, uint64) { calls++ })
 	for i, r := range f.ApplyBatch(log) {
 		if r != nil {
 			t.Errorf("entry %d, applied already, has the result %v", i, r)
@@ -292,8 +293,8 @@ func TestAppliedEntriesAreSkipped(t *testing.T) {
 func TestOnAppend(t *testing.T) {
 	f := openNew(t)
 	var got []string
-	f.OnAppend(func(term, first, last uint64) {
-		got = append(got, fmt.Sprintf("%d: %d-%d", term, first, last))
+	f.OnAppend(func(term uint64, stream string, first, last uint64) {
+		got = append(got, fmt.Sprintf("%d: %s %d-%d", term, stream, first, last))
 		if index, _ := f.Applied(); index != 4 {
 			t.Errorf("told while entry %d is the last visible one, want 4", index)
 		}
@@ -305,7 +306,7 @@ func TestOnAppend(t *testing.T) {
 		{Index: 3, Term: 2, Type: raft.LogConfiguration},
 		{Index: 4, Term: 2, Type: raft.LogCommand, Data: Encode(cmd("s", -1, "x"), cmd("s", -2, "d"))},
 	})
-	if want := "[1: 1-3 2: 4-4]"; fmt.Sprint(got) != want {
+	if want := "[1: s 1-1 1: other 2-3 2: s 4-4]"; fmt.Sprint(got) != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
 	select {

@@ -19,6 +19,7 @@ import (
 type load struct {
 	rnd     *rand.Rand
 	streams int
+	tags    int // an event, drawn from 100,000
 	index   uint64
 	data    []byte
 }
@@ -36,9 +37,13 @@ func (l *load) batch(n int) []*raft.Log {
 	logs := make([]*raft.Log, n)
 	for i := range logs {
 		l.index++
+		var tags []string
+		for t := range l.tags {
+			tags = append(tags, fmt.Sprint("tag", t, ":", l.rnd.IntN(100_000)))
+		}
 		logs[i] = &raft.Log{Index: l.index, Term: 1, Type: raft.LogCommand, Data: Encode(Append{
 			Time: testTime + int64(l.index), Stream: fmt.Sprint("order-", l.rnd.IntN(l.streams)), Expected: api.ExpectAny,
-			Events: []EventRecord{{ID: fmt.Sprintf("%022x", l.rnd.Uint64()), Type: "OrderPlaced", Data: l.data, JSON: true}},
+			Events: []EventRecord{{ID: fmt.Sprintf("%022x", l.rnd.Uint64()), Type: "OrderPlaced", Data: l.data, JSON: true, Tags: tags}},
 		})}
 	}
 	return logs
@@ -92,7 +97,7 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-// TestSoak fills a store with QUORATE_FSM_SOAK events over QUORATE_FSM_STREAMS streams and prints, for every tenth, how fast, and how big it is.
+// TestSoak fills a store with QUORATE_FSM_SOAK events of QUORATE_FSM_TAGS tags each over QUORATE_FSM_STREAMS streams and prints, for every tenth, how fast, and how big it is.
 func TestSoak(t *testing.T) {
 	total, _ := strconv.Atoi(os.Getenv("QUORATE_FSM_SOAK"))
 	if total == 0 {
@@ -102,6 +107,7 @@ func TestSoak(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	f := openLazy(t, path)
 	l := newLoad(max(streams, 10), 0)
+	l.tags, _ = strconv.Atoi(os.Getenv("QUORATE_FSM_TAGS"))
 	for done := 0; done < total; done += total / 10 {
 		var spent, longest time.Duration
 		cpu := cpuUsed(t)
@@ -190,6 +196,67 @@ func BenchmarkReadStream(b *testing.B) {
 		b.Run(fmt.Sprint("backward=", backward), func(b *testing.B) {
 			for b.Loop() {
 				page, err := f.ReadStream(fmt.Sprint("order-", l.rnd.IntN(10)), StreamQuery{From: 200 + uint64(l.rnd.IntN(28_000)), Limit: 100, MaxBytes: noLimit, Backward: backward})
+				if err != nil || len(page.Events) != 100 {
+					b.Fatal(len(page.Events), err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkConditions applies 256-byte events, 64 entries a batch, each on the condition that no event of its type and tag came in the last 1,000.
+func BenchmarkConditions(b *testing.B) {
+	f := openLazy(b, filepath.Join(b.TempDir(), "state.db"))
+	defer f.Close()
+	l := newLoad(10, 0)
+	l.tags = 1
+	preload(b, f, l, 300_000)
+	b.ReportAllocs()
+	refused := 0
+	for b.Loop() {
+		b.StopTimer()
+		batch := l.batch(64)
+		for _, e := range batch {
+			cmds, err := Decode(e.Data)
+			if err != nil {
+				b.Fatal(err)
+			}
+			c := &cmds[0]
+			c.Conditions = []api.Condition{{Query: &api.Query{Items: []api.QueryItem{{Types: []string{c.Events[0].Type}, Tags: c.Events[0].Tags}}}, After: l.index - 1000}}
+			e.Data = Encode(cmds...)
+		}
+		b.StartTimer()
+		for _, r := range f.ApplyBatch(batch) {
+			if r.(Result).Append[0].Err != nil {
+				refused++
+			}
+		}
+	}
+	b.ReportMetric(float64(b.N*64)/b.Elapsed().Seconds(), "appends/s")
+	b.ReportMetric(float64(refused)/float64(b.N*64), "refused")
+}
+
+// BenchmarkQuery reads the newest 100 events of a tag, and of two tags that come together.
+func BenchmarkQuery(b *testing.B) {
+	f := openLazy(b, filepath.Join(b.TempDir(), "state.db"))
+	defer f.Close()
+	const events = 300_000
+	for i := 0; i < events; {
+		c := Append{Time: testTime, Stream: "s", Expected: api.ExpectAny}
+		for range 100 {
+			tags := []string{fmt.Sprint("a:", i%300), fmt.Sprint("b:", i%7)}
+			c.Events, i = append(c.Events, EventRecord{ID: fmt.Sprint(i), Type: "T", Tags: tags}), i+1
+		}
+		applied, _ := f.Applied()
+		f.Apply(entry(applied+1, c))
+	}
+	if err := f.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	for name, it := range map[string]api.QueryItem{"tag": {Tags: []string{"a:7"}}, "tags": {Tags: []string{"a:7", "b:3"}}, "type": {Types: []string{"T"}}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				page, err := f.ReadAll(AllQuery{FromEnd: true, Backward: true, Limit: 100, MaxBytes: noLimit, Query: &api.Query{Items: []api.QueryItem{it}}})
 				if err != nil || len(page.Events) != 100 {
 					b.Fatal(len(page.Events), err)
 				}

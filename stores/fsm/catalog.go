@@ -14,11 +14,13 @@ const (
 	treeIDs   = iota // hash of an event id (8) · position, big-endian without leading zeros → nothing
 	treeHeads        // hash of a stream's name (8) · number (8) → head, see chain.go; the newest counts
 	treeList         // stream's name → number (uvarint); only for listing streams in name order
+	treeTerms        // types and tags → positions of their events, see terms.go
+	treeTypes        // a type → nothing, see terms.go
 	trees
 )
 
 // hashed says whether the keys of a tree begin with a hash; its runs then have filters.
-func hashed(tree uint8) bool { return tree != treeList }
+func hashed(tree uint8) bool { return tree != treeList && tree != treeTypes }
 
 // run is one immutable sorted run.
 type run struct {
@@ -28,6 +30,7 @@ type run struct {
 	blocks     uint64
 	lines      uint64 // of its filter; 0: it has none
 	chunksDone uint64 // of its filter while it is being written: the last chunk on disk
+	last       uint64 // position of the last event that is flushed with it, or with one of the runs it is merged from
 
 	chunks [][]byte // filter chunks that were read, in the memory of one transaction
 }
@@ -75,7 +78,7 @@ func (c *catalog) encode() []byte {
 }
 
 func (r *run) encode(b []byte) []byte {
-	for _, v := range []uint64{r.id, uint64(r.tree), uint64(r.tier), r.entries, r.blocks, r.lines, r.chunksDone} {
+	for _, v := range []uint64{r.id, uint64(r.tree), uint64(r.tier), r.entries, r.blocks, r.lines, r.chunksDone, r.last} {
 		b = binary.AppendUvarint(b, v)
 	}
 	return b
@@ -83,7 +86,7 @@ func (r *run) encode(b []byte) []byte {
 
 func (r *reader) run() run {
 	return run{
-		id: r.uvarint(), tree: uint8(r.uvarint()), tier: uint8(r.uvarint()), entries: r.uvarint(), blocks: r.uvarint(), lines: r.uvarint(), chunksDone: r.uvarint(),
+		id: r.uvarint(), tree: uint8(r.uvarint()), tier: uint8(r.uvarint()), entries: r.uvarint(), blocks: r.uvarint(), lines: r.uvarint(), chunksDone: r.uvarint(), last: r.uvarint(),
 	}
 }
 
@@ -93,11 +96,11 @@ func readCatalog(tx *bolt.Tx) (catalog, error) {
 		return catalog{}, err
 	}
 	r := reader{rest: body}
-	c := catalog{next: r.uvarint(), runs: make([]run, r.count(7))}
+	c := catalog{next: r.uvarint(), runs: make([]run, r.count(8))}
 	for i := range c.runs {
 		c.runs[i] = r.run()
 	}
-	c.jobs = make([]job, r.count(9))
+	c.jobs = make([]job, r.count(10))
 	for i := range c.jobs {
 		j := &c.jobs[i]
 		j.inputs = make([]uint64, r.count(1))
@@ -148,6 +151,7 @@ func (c *catalog) plan() {
 			var entries uint64
 			for _, r := range runs[:min(len(runs), 2*fanout)] {
 				j.inputs, entries = append(j.inputs, r.id), entries+r.entries
+				j.out.last = r.last // the oldest come first
 			}
 			c.next++
 			j.out.id = c.next

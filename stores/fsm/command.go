@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"unsafe"
+
+	"github.com/quorate/quorate/api"
 )
 
 // An entry is one or more commands. The leader may put the requests that wait at one time into one entry.
 //
 //	entry    formatVersion (1) · count (uvarint) · count × command
 //	command  kind (1) · length (uvarint) · body (length bytes)
-//	append   time (varint, Unix µs) · expected (varint) · stream (text) · events (uvarint) · event…
+//	append   time (varint, Unix µs) · expected (varint) · stream (text) · events (uvarint) · event…     kind 1
+//	several  see several.go                                                                             kind 2
 //	event    flags (1: 1 = JSON, 2 = has data) · id (text) · type (text) · data (bytes) · metadata (bytes) · tags (uvarint) · tag (text)…
 //
 // text and bytes are a uvarint length and so many bytes. A reader that does not know the format version or a kind answers api.ErrUnknownFormat and changes
@@ -19,17 +22,40 @@ import (
 const (
 	formatVersion = 1
 	kindAppend    = 1
+	kindSeveral   = 2
 
 	flagJSON    = 1
 	flagHasData = 2
 )
 
-// Append is the command to append events to one stream, atomically.
+// Kinds is the highest kind of command that this program can apply. A leader must not propose a kind that a member of the store cannot apply: that member
+// would leave the command out, and differ from then on.
+const Kinds = kindSeveral
+
+// Append is the command to append events to one stream or several, atomically.
 type Append struct {
 	Time     int64  // Unix microseconds at the leader
-	Stream   string // 1 to api.MaxStreamName bytes
-	Expected int64  // api.Expect*, or the exact last version
+	Stream   string // 1 to api.MaxStreamName bytes; of several streams the one of the first event
+	Expected int64  // api.Expect*, or the exact last version of Stream; ExpectAny when there are several streams
 	Events   []EventRecord
+
+	Others     []string        // further streams, in the order in which events first name them
+	Of         []int           // with Others: the stream of each event, 0 for Stream and i for Others[i-1]
+	Conditions []api.Condition // on the state before the append
+}
+
+// Kind returns the least kind of command that can say the append.
+func (a *Append) Kind() int {
+	if len(a.Others)+len(a.Conditions) > 0 {
+		return kindSeveral
+	}
+	return kindAppend
+}
+
+// Body is a command as it stands in an entry.
+type Body struct {
+	Kind int
+	Data []byte
 }
 
 // EventRecord is an event as it is stored.
@@ -47,7 +73,7 @@ var errUnknownFormat = errors.New("entry of an unknown format")
 
 // Encode makes an entry of the commands.
 func Encode(cmds ...Append) []byte {
-	bodies := make([][]byte, len(cmds))
+	bodies := make([]Body, len(cmds))
 	for i := range cmds {
 		bodies[i] = cmds[i].Body()
 	}
@@ -55,23 +81,26 @@ func Encode(cmds ...Append) []byte {
 }
 
 // EncodeBodies makes an entry of commands that are encoded already, by Body.
-func EncodeBodies(bodies [][]byte) []byte {
+func EncodeBodies(bodies []Body) []byte {
 	size := 16
-	for _, body := range bodies {
-		size += len(body) + 8
+	for i := range bodies {
+		size += len(bodies[i].Data) + 8
 	}
 	b := make([]byte, 0, size)
 	b = append(b, formatVersion)
 	b = binary.AppendUvarint(b, uint64(len(bodies)))
-	for _, body := range bodies {
-		b = append(b, kindAppend)
-		b = appendBytes(b, body)
+	for i := range bodies {
+		b = append(b, byte(bodies[i].Kind))
+		b = appendBytes(b, bodies[i].Data)
 	}
 	return b
 }
 
-// Body encodes one command.
-func (a *Append) Body() []byte {
+// Body encodes the command.
+func (a *Append) Body() Body {
+	if a.Kind() == kindSeveral {
+		return Body{kindSeveral, a.encodeSeveral()}
+	}
 	size := 64 + len(a.Stream)
 	for i := range a.Events {
 		size += 64 + len(a.Events[i].Data) + len(a.Events[i].Metadata)
@@ -84,7 +113,7 @@ func (a *Append) Body() []byte {
 	for i := range a.Events {
 		b = a.Events[i].encode(b)
 	}
-	return b
+	return Body{kindAppend, b}
 }
 
 func (e *EventRecord) encode(b []byte) []byte {
@@ -146,10 +175,16 @@ func (d *decoder) entry(data []byte) error {
 		if r.err != nil {
 			return r.err
 		}
-		if kind != kindAppend {
-			return fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
+		var err error
+		switch kind {
+		case kindAppend:
+			err = d.append(body)
+		case kindSeveral:
+			err = d.several(body)
+		default:
+			err = fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
 		}
-		if err := d.append(body); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -158,20 +193,35 @@ func (d *decoder) entry(data []byte) error {
 
 func (d *decoder) append(body []byte) error {
 	r := reader{rest: body, share: d.share}
-	d.cmds = d.cmds[:len(d.cmds)+1]
-	a := &d.cmds[len(d.cmds)-1]
+	a := d.next()
 	a.Time, a.Expected, a.Stream = r.varint(), r.varint(), r.text()
 	n := r.count(6)
+	d.room(a, n)
+	for range n {
+		d.event(&r, a)
+	}
+	return r.end()
+}
+
+// next returns the command to be decoded into. Only its slice of events is kept from an earlier entry.
+func (d *decoder) next() *Append {
+	d.cmds = d.cmds[:len(d.cmds)+1]
+	a := &d.cmds[len(d.cmds)-1]
+	a.Others, a.Of, a.Conditions = nil, nil, nil
+	return a
+}
+
+func (d *decoder) room(a *Append, n int) {
 	if cap(a.Events) < n || !d.share {
 		a.Events = make([]EventRecord, 0, n)
 	}
 	a.Events = a.Events[:0]
-	for range n {
-		before := r.rest
-		a.Events = append(a.Events, r.event())
-		d.raws = append(d.raws, before[:len(before)-len(r.rest)])
-	}
-	return r.end()
+}
+
+func (d *decoder) event(r *reader, a *Append) {
+	before := r.rest
+	a.Events = append(a.Events, r.event())
+	d.raws = append(d.raws, before[:len(before)-len(r.rest)])
 }
 
 func (r *reader) event() EventRecord {

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/quorate/quorate/api"
 )
 
 var commandCases = []struct {
@@ -26,6 +28,18 @@ var commandCases = []struct {
 	{"texts that a decoder must not check", []Append{{Stream: "", Events: []EventRecord{{}}}}},
 	{"long values", []Append{{Stream: strings.Repeat("s", 512), Events: []EventRecord{{ID: strings.Repeat("i", 256), Type: "t", Data: bytes.Repeat([]byte{7}, 1<<20)}}}}},
 	{"many events", []Append{{Stream: "s", Events: make([]EventRecord, 300)}}},
+	{"several streams", []Append{{Time: 3, Stream: "a", Expected: -2, Others: []string{"b", "c"}, Of: []int{0, 1, 0, 2, 1}, Events: evs("1", "2", "3", "4", "5")}, cmd("s", 0, "z")}},
+	{"conditions", []Append{{Time: 3, Stream: "a", Expected: 7, Events: evs("1"), Conditions: someConditions}, cmd("s", 0, "z")}},
+	{"conditions and several streams", []Append{cmd("s", 0, "z"), {Stream: "a", Expected: -2, Others: []string{"b"}, Of: []int{0, 1}, Events: evs("1", "2"), Conditions: someConditions}}},
+	{"conditions and no events", []Append{{Stream: "a", Events: []EventRecord{}, Conditions: someConditions[:1]}}},
+}
+
+var minusOne = int64(-1)
+
+var someConditions = []api.Condition{
+	{Stream: "x", Version: &minusOne},
+	{Query: &api.Query{Items: []api.QueryItem{}}},
+	{Query: &api.Query{Items: []api.QueryItem{{Types: []string{"t", ""}}, {TypePrefixes: []string{"p"}, Tags: []string{"a", "b"}, StreamPrefixes: []string{"s"}}, {}}}, After: math.MaxUint64},
 }
 
 func TestEncodeDecode(t *testing.T) {
@@ -55,11 +69,34 @@ func TestDecodeRefuses(t *testing.T) {
 		body = append(body, 0)
 		return append([]byte{formatVersion, 1, kindAppend}, appendBytes(nil, body)...)
 	}
+	several := func(streams []string, of []int, conditions ...byte) []byte {
+		body := binary.AppendVarint(nil, 1)
+		body = binary.AppendVarint(body, -2)
+		body = binary.AppendUvarint(body, uint64(len(streams)))
+		for _, s := range streams {
+			body = appendBytes(body, s)
+		}
+		body = binary.AppendUvarint(body, uint64(len(of)))
+		for _, at := range of {
+			e := EventRecord{ID: "id", Type: "t"}
+			body = e.encode(binary.AppendUvarint(body, uint64(at)))
+		}
+		return append([]byte{formatVersion, 1, kindSeveral}, appendBytes(nil, append(body, conditions...))...)
+	}
 	for _, c := range []struct {
 		name string
 		data []byte
 		want error
 	}{
+		{"several: no stream", several(nil, nil, 0), errMalformed},
+		{"several: one stream and no condition", several([]string{"a"}, []int{0}, 0), errMalformed},
+		{"several: a stream without an event", several([]string{"a", "b"}, []int{0, 0}, 0), errMalformed},
+		{"several: streams not in the order of events", several([]string{"a", "b"}, []int{1, 0}, 0), errMalformed},
+		{"several: a stream that is not listed", several([]string{"a", "b"}, []int{0, 1, 2}, 0), errMalformed},
+		{"several: a stream far beyond the list", several([]string{"a"}, []int{0, 1 << 40}, 1, conditionStream, 1, 'x', 1), errMalformed},
+		{"several: unknown condition", several([]string{"a"}, []int{0}, 1, 9, 0, 0), errMalformed},
+		{"several: forged count of conditions", several([]string{"a"}, []int{0}, 0xff, 0xff, 0x7f), errMalformed},
+		{"several: forged count of items", several([]string{"a"}, []int{0}, 1, conditionQuery, 0, 0xff, 0xff, 0x7f), errMalformed},
 		{"nothing", nil, errMalformed},
 		{"format 0", []byte{0, 0}, errUnknownFormat},
 		{"format 2", []byte{2, 1, 2, 3}, errUnknownFormat},
@@ -78,6 +115,9 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("got %v, %v; want %v", got, err, c.want)
 			}
 		})
+	}
+	if _, err := Decode(several([]string{"a", "b"}, []int{0, 1, 0}, 1, conditionStream, 1, 'x', 1)); err != nil {
+		t.Errorf("the append over several streams that the cases above alter is not valid itself: %v", err)
 	}
 	if _, err := Decode(event(flagJSON|flagHasData, "1")); err != nil {
 		t.Errorf("the entry that the cases above alter is not valid itself: %v", err)

@@ -53,6 +53,28 @@ func TestReadersUnderAppliesAndFlushes(t *testing.T) {
 					t.Errorf("stream at version %d of entry %d, %d events, %v", stream.LastVersion, stream.Applied, len(stream.Events), err)
 					return
 				}
+				chosen, err := f.ReadAll(AllQuery{After: after, Limit: 40, MaxBytes: noLimit, Query: &api.Query{Items: []api.QueryItem{{Types: []string{"t"}}}}})
+				if err != nil || len(chosen.Events) < int(min(40, last-after)) {
+					t.Errorf("query after %d: %d events, %v", after, len(chosen.Events), err)
+					return
+				}
+				for i, e := range chosen.Events {
+					if e.Position != after+1+uint64(i) {
+						t.Errorf("query: position %d, want %d", e.Position, after+1+uint64(i))
+						return
+					}
+				}
+				newest, err := f.ReadAll(AllQuery{FromEnd: true, Backward: true, Limit: 5, MaxBytes: noLimit, Query: &api.Query{Items: []api.QueryItem{{TypePrefixes: []string{"t"}}}}})
+				for i, e := range newest.Events {
+					if e.Position != newest.LastPosition-uint64(i) {
+						t.Errorf("query backward: position %d, the last one is %d", e.Position, newest.LastPosition)
+						return
+					}
+				}
+				if err != nil || last > 0 && len(newest.Events) < 2 {
+					t.Errorf("query backward: %d events, %v", len(newest.Events), err)
+					return
+				}
 				if names, _, err := f.Streams("s", "", 1000); err != nil || last > 0 && len(names) == 0 {
 					t.Errorf("%d streams, %v", len(names), err)
 					return

@@ -19,7 +19,7 @@ func TestBatchesDoNotMatter(t *testing.T) {
 		for i := range rapid.IntRange(1, 25).Draw(t, "entries") {
 			var cmds []Append
 			for range rapid.IntRange(1, 3).Draw(t, "commands") {
-				cmds = append(cmds, drawAppend(t))
+				cmds = append(cmds, (&machine{}).drawConditions(t, drawAppend(t)))
 			}
 			log = append(log, entry(uint64(i)+1, cmds...))
 		}

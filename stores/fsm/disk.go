@@ -63,17 +63,18 @@ func (d *disk) scan(r *run, hash uint64, fn func(key, value []byte) (more bool, 
 	return nil
 }
 
-// iterator walks a run's entries in key order.
+// iterator walks a run's entries in key order, either way.
 type iterator struct {
 	run        *run
 	cursor     *bolt.Cursor
 	block      block
+	fence      []byte // the block's
 	i          int
 	ok         bool // there is an entry
 	key, value []byte
 }
 
-// iterate begins at the first entry whose key is not below from.
+// iterate begins at the first entry whose key is not below from. When there is none, prev leads to the run's last entry.
 func (d *disk) iterate(r *run, from []byte) (*iterator, error) {
 	it := &iterator{run: r, cursor: d.runs.Cursor()}
 	want := append(u64(r.id), from...)
@@ -102,7 +103,7 @@ func (it *iterator) open(k, v []byte) (err error) {
 	it.ok = len(k) >= 8 && binary.BigEndian.Uint64(k) == it.run.id
 	if it.ok {
 		it.block, err = openBlock(k, v)
-		it.i = 0
+		it.fence, it.i = k[8:], 0
 	}
 	return err
 }
@@ -130,6 +131,29 @@ func (it *iterator) settle() error {
 func (it *iterator) next() error {
 	it.i++
 	return it.settle()
+}
+
+// prev goes one entry back.
+func (it *iterator) prev() error {
+	it.i--
+	for it.i < 0 {
+		fence := it.fence
+		if len(fence) == 0 {
+			it.ok = false
+			return nil
+		}
+		k, v := it.cursor.Prev()
+		if err := it.open(k, v); err != nil {
+			return err
+		}
+		if !it.ok || !bytes.Equal(it.block.end, fence) {
+			return fmt.Errorf("%w: run %d: the block before %x is missing", ErrDamaged, it.run.id, fence)
+		}
+		it.i = it.block.n - 1
+	}
+	it.ok = true
+	it.key, it.value = it.block.entry(it.i)
+	return nil
 }
 
 // record returns the record of the event at the position.

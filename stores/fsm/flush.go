@@ -3,10 +3,12 @@ package fsm
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -21,21 +23,37 @@ const (
 // We may die anywhere. Before the commit the file is the state as it was, and raft gives the entries again; after it the file is the state as it was when the
 // overlay froze, with its applied index. Runs, merges under way and the catalog are part of the same transaction.
 func (f *FSM) Flush() error {
-	f.file.RLock()
-	short := f.mapShort()
-	f.file.RUnlock()
-	if short {
+	if clean, err := f.clean(); clean {
+		return err
+	}
+	leave, err := f.enter()
+	if err == nil && f.mapShort() {
+		leave()
 		if err := f.grow(); err != nil {
 			return err
 		}
+		leave, err = f.enter()
 	}
-	f.file.RLock()
-	err := f.flush()
-	f.file.RUnlock()
+	switch {
+	case errors.Is(err, berrors.ErrDatabaseNotOpen): // Close came first, and has flushed
+		return nil
+	case err == nil:
+		err = f.flush()
+		leave()
+	}
 	if err != nil {
 		f.fail(err)
 	}
 	return err
+}
+
+// clean reports that there is nothing to flush, or that nothing can be flushed any more, and then why.
+func (f *FSM) clean() (bool, error) {
+	f.flushing.Lock() // what another flush is writing must be on disk when we say so
+	defer f.flushing.Unlock()
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.failed != nil || !f.dirty && f.frozen == nil, f.failed
 }
 
 // flush is Flush for those who hold file.
@@ -139,22 +157,22 @@ func (o *overlay) write(tx *bolt.Tx, cat *catalog) error {
 			return err
 		}
 	}
-	for tree, entries := range [trees]func(add func(key, value []byte) error) (int, error){o.writeIDs, o.writeHeads, o.writeList} {
-		if err := writeRun(tx, cat, uint8(tree), entries); err != nil {
+	for tree, entries := range [trees]func(add func(key, value []byte) error) (int, error){o.writeIDs, o.writeHeads, o.writeList, o.writeTerms, o.writeTypes} {
+		if err := writeRun(tx, cat, uint8(tree), o.base.position+uint64(len(o.events)), entries); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeRun writes one run of tier 0. entries counts when it is called without add.
-func writeRun(tx *bolt.Tx, cat *catalog, tree uint8, entries func(add func(key, value []byte) error) (int, error)) error {
+// writeRun writes one run of tier 0; last is the last position it is about. entries counts when it is called without add.
+func writeRun(tx *bolt.Tx, cat *catalog, tree uint8, last uint64, entries func(add func(key, value []byte) error) (int, error)) error {
 	n, err := entries(nil)
 	if n == 0 || err != nil {
 		return err
 	}
 	cat.next++
-	r := run{id: cat.next, tree: tree}
+	r := run{id: cat.next, tree: tree, last: last}
 	if hashed(tree) {
 		r.lines = linesFor(uint64(n))
 	}

@@ -33,11 +33,11 @@ type Config struct {
 // Locks are taken in the order file, flushing, applying, mu.
 type FSM struct {
 	cfg      Config
-	onAppend func(term, first, last uint64)
+	onAppend func(term uint64, stream string, first, last uint64)
 
-	file     sync.RWMutex // guards db, reserved and streams' coming and going: Restore, grow and Close replace the file while nobody is in it
-	db       *bolt.DB
-	reserved int64 // address space that the file's map has
+	file     sync.RWMutex // guards db, reserved and streams' coming and going: Restore, grow, Rest and Close replace the file while nobody is in it
+	db       *bolt.DB     // nil while the machine rests and after Close; see enter
+	reserved int64        // address space that the file's map has
 
 	flushing sync.Mutex // held by the one flush that runs
 
@@ -61,6 +61,7 @@ type FSM struct {
 	streams   map[*snapshotStream]struct{}
 
 	background sync.WaitGroup // flushes in the background
+	uses       atomic.Uint64  // calls of enter
 	pending    atomic.Uint64  // bytes in the active overlay
 	held       atomic.Uint64  // bytes in the frozen one
 
@@ -168,7 +169,12 @@ func (f *FSM) Close() error {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.dropReader()
-	return errors.Join(err, f.db.Close())
+	if f.db == nil {
+		return err
+	}
+	db := f.db
+	f.db = nil
+	return errors.Join(err, db.Close())
 }
 
 // dropReader ends the applier's transaction. applying is held.
@@ -202,15 +208,23 @@ func (f *FSM) fail(err error) {
 	}
 }
 
-// OnAppend sets what is told of appended events: positions first to last, by an entry of the term. It is called after they can be read and
-// their entry is durable in the log of a majority, in position order, from the goroutine that applies. Set it before entries are applied.
-func (f *FSM) OnAppend(fn func(term, first, last uint64)) { f.onAppend = fn }
+// OnAppend sets what is told of appended events: positions first to last of the stream, by an entry of the term. The stream's name is only valid in the call.
+// It is called after they can be read and their entry is durable in the log of a majority, in position order, from the goroutine that applies. Set it before
+// entries are applied.
+func (f *FSM) OnAppend(fn func(term uint64, stream string, first, last uint64)) { f.onAppend = fn }
 
 // Applied returns index and term of the last entry whose effects are visible.
 func (f *FSM) Applied() (index, term uint64) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.state.applied, f.state.term
+}
+
+// Kinds returns the highest kind of command that was in an entry so far.
+func (f *FSM) Kinds() int {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return int(f.state.kinds)
 }
 
 // Changed returns a channel that is closed when events are appended after the call.

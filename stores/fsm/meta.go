@@ -20,7 +20,7 @@ var (
 
 // diskFormat is raised when a file that this program writes could be read wrongly by one that knows only the format before. There is no migration yet: a
 // replica whose file has another format is set aside and copied anew from its peers.
-const diskFormat = 2
+const diskFormat = 3
 
 // ErrFormat is the ErrDamaged of a file that is whole, but of a format that this program does not know.
 var ErrFormat = fmt.Errorf("%w: unknown disk format", ErrDamaged)
@@ -35,14 +35,15 @@ var (
 
 // state is what the meta bucket says of the content:
 //
-//	applied (8) · term (8) · position (8) · streams (8) · CRC32C of these (4)
+//	applied (8) · term (8) · position (8) · streams (8) · kinds (8) · CRC32C of these (4)
 type state struct {
 	applied, term uint64
 	position      uint64 // of the last event
 	streams       uint64 // how many there are; also the last stream number
+	kinds         uint64 // the highest kind of command that was in an entry
 }
 
-const stateSize = 4*8 + 4
+const stateSize = 5*8 + 4
 
 func (s *state) read(tx *bolt.Tx) error {
 	b := tx.Bucket(bucketMeta).Get(keyState)
@@ -52,12 +53,13 @@ func (s *state) read(tx *bolt.Tx) error {
 	}
 	s.applied, s.term = binary.BigEndian.Uint64(body), binary.BigEndian.Uint64(body[8:])
 	s.position, s.streams = binary.BigEndian.Uint64(body[16:]), binary.BigEndian.Uint64(body[24:])
+	s.kinds = binary.BigEndian.Uint64(body[32:])
 	return nil
 }
 
 func (s *state) write(tx *bolt.Tx) error {
 	b := make([]byte, 0, stateSize)
-	for _, v := range []uint64{s.applied, s.term, s.position, s.streams} {
+	for _, v := range []uint64{s.applied, s.term, s.position, s.streams, s.kinds} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return tx.Bucket(bucketMeta).Put(keyState, seal(keyState, b))

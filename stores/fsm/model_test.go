@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
@@ -57,6 +56,9 @@ func (m *model) append(c Append) (want AppendResult, refused *api.Error, loose b
 			known = append(known, old)
 		}
 	}
+	if len(c.Others) > 0 {
+		return m.appendSeveral(c, known)
+	}
 	if len(known) > 0 {
 		if len(known) < len(c.Events) {
 			return want, api.ErrEventIDConflict, false
@@ -76,21 +78,21 @@ func (m *model) append(c Append) (want AppendResult, refused *api.Error, loose b
 	}
 	there := len(m.stream(c.Stream))
 	ok := c.Expected == api.ExpectAny || c.Expected == api.ExpectExists && there > 0 || c.Expected == int64(there)-1
+	if failed := m.failed(c.Conditions); len(failed) > 0 {
+		if !ok {
+			last := int64(there) - 1
+			failed = append([]api.FailedCondition{{Index: -1, Stream: c.Stream, ExpectedVersion: &c.Expected, ActualVersion: &last}}, failed...)
+		}
+		e := *api.ErrCondition
+		e.Failed = failed
+		return want, &e, false
+	}
 	if !ok {
 		return want, api.ErrWrongVersion, false
 	}
 	want = AppendResult{FirstVersion: uint64(there), FirstPosition: uint64(len(m.events)) + 1}
-	for _, e := range c.Events {
-		stored := api.Event{
-			Position: uint64(len(m.events)) + 1, Stream: c.Stream, Version: uint64(there), ID: e.ID, Type: e.Type,
-			Time: time.UnixMicro(c.Time).UTC(), Metadata: e.Metadata, Tags: e.Tags,
-		}
-		if e.JSON {
-			stored.Data = e.Data
-		} else {
-			stored.DataBase64 = e.Data
-		}
-		m.events = append(m.events, stored)
+	for i := range c.Events {
+		m.store(c, i)
 		there++
 	}
 	want.Version, want.Position = uint64(there)-1, uint64(len(m.events))
@@ -133,6 +135,7 @@ func (m *machine) Flush(t *rapid.T) {
 		if step == at {
 			m.ReadStream(t)
 			m.ReadAll(t)
+			m.Query(t)
 			m.Streams(t)
 		}
 		return nil
@@ -145,7 +148,7 @@ func (m *machine) Flush(t *rapid.T) {
 
 func (m *machine) watch(t *rapid.T, f *FSM) {
 	m.f, m.told = f, uint64(len(m.model.events))
-	f.OnAppend(func(_, first, last uint64) {
+	f.OnAppend(func(_ uint64, _ string, first, last uint64) {
 		if first != m.told+1 || last < first {
 			t.Fatalf("OnAppend told of %d to %d after %d", first, last, m.told)
 		}
@@ -181,6 +184,10 @@ func drawAppend(t *rapid.T) Append {
 		case 2:
 			e.Metadata, e.Tags = []byte(`{"m":1}`), []string{"x", "y"}
 		}
+		e.Type = modelTypes[id%7%len(modelTypes)]
+		if id%3 == 0 {
+			e.Tags = append(e.Tags, fmt.Sprint("n:", id%5), "x")
+		}
 		if rapid.IntRange(0, 19).Draw(t, "alter") == 0 {
 			e.Type = "altered"
 		}
@@ -206,7 +213,7 @@ func (m *machine) Append(t *rapid.T) {
 			l.Data = []byte{200}
 		default:
 			for range rapid.IntRange(1, 4).Draw(t, "commands") {
-				of = append(of, drawAppend(t))
+				of = append(of, m.drawConditions(t, drawAppend(t)))
 			}
 			if rapid.IntRange(0, 9).Draw(t, "retry") == 0 && len(m.log) > 0 {
 				of = append(of, m.earlier(t)...)
@@ -243,13 +250,13 @@ func (m *machine) Append(t *rapid.T) {
 					t.Fatalf("%+v got %+v, want a duplicate or a conflict", c, got[j])
 				}
 			case refused != nil:
-				if !refusedAs(got[j].Err, refused) {
+				if !refusedAs(got[j].Err, refused) || !reflect.DeepEqual(got[j].Err.Failed, refused.Failed) {
 					t.Fatalf("%+v got %+v, want %v", c, got[j], refused)
 				}
 				if refused == api.ErrWrongVersion && actual(got[j].Err) != last {
 					t.Fatalf("%+v: actual version %d, want %d", c, actual(got[j].Err), last)
 				}
-			case got[j] != want:
+			case !reflect.DeepEqual(got[j], want):
 				t.Fatalf("%+v got %+v, want %+v", c, got[j], want)
 			}
 		}
@@ -395,6 +402,18 @@ func (m *machine) ReadStream(t *rapid.T) {
 	compareEvents(t, got, want)
 }
 
+// readAll reads a page, which must be of the present state.
+func (m *machine) readAll(t *rapid.T, q AllQuery) AllPage {
+	page, err := m.f.ReadAll(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page.LastPosition != uint64(len(m.model.events)) || page.Applied != m.model.applied {
+		t.Fatalf("page at position %d, entry %d", page.LastPosition, page.Applied)
+	}
+	return page
+}
+
 // ReadAll compares all pages of the store, forward or backward.
 func (m *machine) ReadAll(t *rapid.T) {
 	n := uint64(len(m.model.events))
@@ -415,13 +434,7 @@ func (m *machine) ReadAll(t *rapid.T) {
 	}
 	var got []api.Event
 	for {
-		page, err := m.f.ReadAll(q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if page.LastPosition != n || page.Applied != m.model.applied {
-			t.Fatalf("page at position %d, entry %d", page.LastPosition, page.Applied)
-		}
+		page := m.readAll(t, q)
 		if len(page.Events) > q.Limit || len(page.Events) == 0 && !page.End {
 			t.Fatalf("a page of %d events with limit %d, end %v", len(page.Events), q.Limit, page.End)
 		}
@@ -558,7 +571,7 @@ func TestModel(t *testing.T) {
 		m.open(t)
 		defer func() { m.f.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
-			"append": m.Append, "append ": m.Append, "append  ": m.Append,
+			"append": m.Append, "append ": m.Append, "append  ": m.Append, "query": m.Query, "query ": m.Query,
 			"flush": m.Flush, "replay": m.Replay, "rebuild": m.Rebuild, "reopen": m.Reopen, "move": m.Move,
 			"read stream": m.ReadStream, "read all": m.ReadAll, "streams": m.Streams,
 			"": m.check,

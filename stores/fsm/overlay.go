@@ -3,13 +3,14 @@ package fsm
 import "strings"
 
 // overlay is what was applied above some state and is not on disk yet. The one that is active belongs to the goroutine that applies; readers see of it what
-// was published, under the FSM's mu: shown, and heads. Once it is frozen nothing in it changes any more.
+// was published: shown and heads, under the FSM's mu, and terms, see there. Once it is frozen nothing in it changes any more.
 type overlay struct {
 	layer          // with what is being applied
 	shown    layer // with what was published
 	ids      map[uint64]uint64
 	twins    []idEntry // ids whose hash another id in ids has
 	heads    map[string]*head
+	terms    terms
 	arena    []byte // records are cut from it
 	unsynced uint64 // bytes held, nearly
 }
@@ -36,7 +37,10 @@ func (l *layer) name(number uint64) (string, bool) {
 }
 
 func newOverlay(base state) *overlay {
-	return &overlay{layer: layer{base: base}, shown: layer{base: base}, ids: make(map[uint64]uint64), heads: make(map[string]*head)}
+	return &overlay{
+		layer: layer{base: base}, shown: layer{base: base}, ids: make(map[uint64]uint64), heads: make(map[string]*head),
+		terms: newTerms(),
+	}
 }
 
 // Sizes of the pieces in which an overlay takes memory for records: small first, for a store that gets an event now and then.
@@ -108,6 +112,7 @@ func (o *overlay) undo() {
 	for n := len(o.twins); n > 0 && o.twins[n-1].position > last; n-- {
 		o.twins = o.twins[:n-1]
 	}
+	o.terms.undo(last)
 	o.layer = o.shown
 }
 

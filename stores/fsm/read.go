@@ -27,6 +27,7 @@ type AllQuery struct {
 	Limit    int
 	MaxBytes int
 	Backward bool
+	Query    *api.Query // nil: everything. A page then also ends when it has looked far enough
 }
 
 // StreamPage is a page of a stream, of one consistent state.
@@ -42,7 +43,7 @@ type StreamPage struct {
 // AllPage is a page of the store, of one consistent state.
 type AllPage struct {
 	Events       []api.Event
-	Next         uint64 // After of the page that follows
+	Next         uint64 // After of the page that follows; of a query also how far it has looked
 	End          bool
 	LastPosition uint64
 	Applied      uint64
@@ -155,6 +156,10 @@ func (v *view) addVersion(h *head, stream string, version, position uint64, p *p
 // ReadAll reads a page of the store in position order.
 func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 	err = f.view(func(v *view) error {
+		if q.Query != nil {
+			page, err = v.query(&q)
+			return err
+		}
 		st := v.st
 		page = AllPage{LastPosition: st.position, Applied: st.applied}
 		p := pager{limit: q.Limit, maxBytes: q.MaxBytes}

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -98,6 +99,11 @@ func decodeRecord(position uint64, value []byte) (record, error) {
 }
 
 func decodeWhole(position uint64, value []byte) (record, front, error) {
+	return decodeChecked(position, bytes.Clone(value), false)
+}
+
+// decodeChecked checks and decodes a record. Slices of the result lie in value's memory, and with share strings do too.
+func decodeChecked(position uint64, value []byte, share bool) (record, front, error) {
 	if len(value) < 4 {
 		return record{}, front{}, fmt.Errorf("%w: event %d has %d bytes", ErrDamaged, position, len(value))
 	}
@@ -105,7 +111,7 @@ func decodeWhole(position uint64, value []byte) (record, front, error) {
 	if want != got {
 		return record{}, front{}, fmt.Errorf("%w: event %d: checksum wanted %08x, found %08x", ErrDamaged, position, want, got)
 	}
-	r := reader{rest: append([]byte(nil), value[4:]...)}
+	r := reader{rest: value[4:], share: share}
 	f := r.takeFront(position)
 	rec := record{stream: f.stream, version: f.version, time: r.varint()}
 	rec.event = r.event()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,17 +20,22 @@ var update = flag.Bool("update", false, "rewrite the expected output in testdata
 // TestScenarios runs testdata/*.txt. A block is commands, a line ----, and what they answer; blocks are separated by empty lines, and # begins a
 // comment. Everything in a file happens to one FSM. The commands:
 //
-//	append STREAM EXPECTED ID[=DATA]…     an entry of one append; EXPECTED is n, none, any or exists; DATA is JSON without spaces
+//	append STREAM EXPECTED EVENT… [when CONDITION…]   an entry of one append; EXPECTED is n, none, any or exists
+//	several STREAM:EVENT… [when CONDITION…]           the same over several streams
 //	entry … end                           the appends between are the commands of one entry
 //	raw HEX                               an entry of these bytes
 //	noop                                  an entry of raft's own
 //	replay                                all entries so far, again
 //	read STREAM [from=N] [limit=N] [backward] [all]     all: page after page
 //	all [after=N] [limit=N] [backward] [all]
+//	query QUERY [after=N] [limit=N] [backward] [all]
 //	streams [prefix=P] [after=S] [limit=N]
 //	info
 //	reopen
 //	move                                  a snapshot restored into an empty FSM, which takes over
+//
+// EVENT is ID[/TYPE][#TAG]…[=DATA], DATA JSON without spaces. CONDITION is STREAM@EXPECTED or QUERY[>AFTER]. QUERY is ?ITEM[|ITEM]…, and an ITEM
+// types=T,T&tags=T&prefixes=P&streams=P, of which all but one may be left out.
 func TestScenarios(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(paths) == 0 {
@@ -126,8 +132,8 @@ func (s *scenario) command(t *testing.T, line string) string {
 	_, all := opts["all"]
 	limit := int(number("limit", noLimit))
 	switch words[0] {
-	case "append":
-		s.open = append(s.open, s.parse(t, words[1:]))
+	case "append", "several":
+		s.open = append(s.open, s.parse(t, words[0], words[1:]))
 		if s.entry {
 			return ""
 		}
@@ -169,9 +175,12 @@ func (s *scenario) command(t *testing.T, line string) string {
 			}
 			q.From, q.FromEnd = page.Next, false
 		}
-	case "all":
+	case "all", "query":
 		_, given := opts["after"]
 		q := AllQuery{After: number("after", 0), FromEnd: !given, Limit: limit, MaxBytes: noLimit, Backward: backward}
+		if words[0] == "query" {
+			q.Query = parseQuery(t, words[1])
+		}
 		var out string
 		for {
 			page, err := s.f.ReadAll(q)
@@ -222,25 +231,88 @@ func (s *scenario) command(t *testing.T, line string) string {
 	return ""
 }
 
-func (s *scenario) parse(t *testing.T, words []string) Append {
+func (s *scenario) parse(t *testing.T, verb string, words []string) Append {
 	t.Helper()
-	expected, ok := map[string]int64{"none": api.ExpectNoStream, "any": api.ExpectAny, "exists": api.ExpectExists}[words[1]]
-	if !ok {
-		var err error
-		if expected, err = strconv.ParseInt(words[1], 10, 64); err != nil {
-			t.Fatal(err)
-		}
+	a := Append{Time: testTime, Expected: api.ExpectAny}
+	if verb == "append" {
+		a.Stream, a.Expected, words = words[0], expectation(t, words[1]), words[2:]
 	}
-	a := Append{Time: testTime, Stream: words[0], Expected: expected}
-	for _, w := range words[2:] {
-		id, data, given := strings.Cut(w, "=")
-		e := EventRecord{ID: id, Type: "t"}
+	var streams []string
+	for i, w := range words {
+		if w == "when" {
+			for _, w := range words[i+1:] {
+				a.Conditions = append(a.Conditions, parseCondition(t, w))
+			}
+			break
+		}
+		if verb == "several" {
+			var stream string
+			stream, w, _ = strings.Cut(w, ":")
+			if !slices.Contains(streams, stream) {
+				streams = append(streams, stream)
+			}
+			a.Of = append(a.Of, slices.Index(streams, stream))
+		}
+		front, data, given := strings.Cut(w, "=")
+		tags := strings.Split(front, "#")
+		id, typ, typed := strings.Cut(tags[0], "/")
+		e := EventRecord{ID: id, Type: "t", Tags: tags[1:]}
+		if typed {
+			e.Type = typ
+		}
 		if given {
 			e.JSON, e.Data = true, []byte(data)
 		}
 		a.Events = append(a.Events, e)
 	}
+	if verb == "several" {
+		a.Stream, a.Others = streams[0], streams[1:]
+	}
 	return a
+}
+
+func expectation(t *testing.T, word string) int64 {
+	expected, ok := map[string]int64{"none": api.ExpectNoStream, "any": api.ExpectAny, "exists": api.ExpectExists}[word]
+	if !ok {
+		var err error
+		if expected, err = strconv.ParseInt(word, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return expected
+}
+
+func parseCondition(t *testing.T, word string) (c api.Condition) {
+	if !strings.HasPrefix(word, "?") {
+		stream, expected, _ := strings.Cut(word, "@")
+		version := expectation(t, expected)
+		return api.Condition{Stream: stream, Version: &version}
+	}
+	query, after, given := strings.Cut(word, ">")
+	if c.Query = parseQuery(t, query); given {
+		var err error
+		if c.After, err = strconv.ParseUint(after, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+func parseQuery(t *testing.T, word string) *api.Query {
+	q := &api.Query{}
+	for _, item := range strings.Split(strings.TrimPrefix(word, "?"), "|") {
+		var it api.QueryItem
+		for _, part := range strings.Split(item, "&") {
+			name, texts, _ := strings.Cut(part, "=")
+			into, ok := map[string]*[]string{"types": &it.Types, "tags": &it.Tags, "prefixes": &it.TypePrefixes, "streams": &it.StreamPrefixes}[name]
+			if !ok {
+				t.Fatalf("query %s: unknown part %q", word, name)
+			}
+			*into = strings.Split(texts, ",")
+		}
+		q.Items = append(q.Items, it)
+	}
+	return q
 }
 
 // apply applies an entry: of data, or of the appends that are open.
@@ -261,7 +333,26 @@ func (s *scenario) apply(typ raft.LogType, data []byte) string {
 		if a.Err != nil && a.Err.ActualVersion != nil {
 			out += fmt.Sprintf(", is at %d", *a.Err.ActualVersion)
 		}
+		out += describeRest(&a)
 		out += "\n"
+	}
+	return out
+}
+
+// describeRest prints what only appends over several streams or with conditions answer.
+func describeRest(a *AppendResult) (out string) {
+	for _, r := range a.Streams {
+		out += fmt.Sprintf("\n  %s: %d-%d at %d-%d", r.Stream, r.FirstVersion, r.Version, r.FirstPosition, r.Position)
+	}
+	if a.Err == nil {
+		return out
+	}
+	for _, c := range a.Err.Failed {
+		if c.After != nil {
+			out += fmt.Sprintf("\n  [%d] %d matches behind %d", c.Index, c.Position, *c.After)
+		} else {
+			out += fmt.Sprintf("\n  [%d] %s is at %d, wanted %d", c.Index, c.Stream, *c.ActualVersion, *c.ExpectedVersion)
+		}
 	}
 	return out
 }

@@ -30,10 +30,13 @@ func (f *FSM) OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser, 
 	if err := f.Flush(); err != nil {
 		return 0, 0, 0, nil, err
 	}
-	f.file.RLock()
+	leave, err := f.enter()
+	if err != nil {
+		return 0, 0, 0, nil, err
+	}
 	tx, err := f.db.Begin(false)
 	if err != nil {
-		f.file.RUnlock()
+		leave()
 		return 0, 0, 0, nil, err
 	}
 	var st state
@@ -45,13 +48,13 @@ func (f *FSM) OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser, 
 	}
 	if err != nil {
 		err = errors.Join(err, tx.Rollback())
-		f.file.RUnlock()
+		leave()
 		return 0, 0, 0, nil, err
 	}
 	s.done.Add(1)
 	go func() { // ends when everything is read, the reader is closed, or the stream is aborted
 		defer s.done.Done()
-		defer f.file.RUnlock()
+		defer leave()
 		defer tx.Rollback()
 		crc := crc32.New(castagnoli)
 		n, err := tx.WriteTo(io.MultiWriter(pw, crc))
@@ -141,7 +144,7 @@ func (f *FSM) mapShort() (short bool) {
 // grow opens the file anew with more address space.
 func (f *FSM) grow() error {
 	defer f.lockFile()()
-	if f.closing() || !f.mapShort() { // another flush did
+	if f.db == nil || !f.mapShort() { // closed, or another flush did
 		return nil
 	}
 	return f.reopen(f.cfg.Path)
@@ -152,8 +155,10 @@ func (f *FSM) reopen(path string) error {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.dropReader()
-	if err := f.db.Close(); err != nil {
-		return fmt.Errorf("close the state file: %w", err)
+	if f.db != nil {
+		if err := f.db.Close(); err != nil {
+			return fmt.Errorf("close the state file: %w", err)
+		}
 	}
 	var rerr error
 	if path != f.cfg.Path {

@@ -49,7 +49,7 @@ func TestRetriesInEveryTier(t *testing.T) {
 					i := rnd.IntN(len(made))
 					want := answers[i]
 					want.Duplicate = true
-					if got := one(made[i]); got != want {
+					if got := one(made[i]); !reflect.DeepEqual(got, want) {
 						t.Fatalf("flush %d: a retry of append %d got %+v, want %+v", flush, i, got, want)
 					}
 				}

@@ -16,7 +16,7 @@ import (
 func (f *FSM) Hash() ([]byte, error) {
 	h := sha256.New()
 	err := f.view(func(v *view) error {
-		for _, n := range []uint64{f.cfg.Store, f.cfg.Incarnation, v.st.applied, v.st.term, v.st.position, v.st.streams} {
+		for _, n := range []uint64{f.cfg.Store, f.cfg.Incarnation, v.st.applied, v.st.term, v.st.position, v.st.streams, v.st.kinds} {
 			h.Write(u64(n))
 		}
 		err := v.each(1, func(_ uint64, value []byte) (bool, error) {
@@ -39,7 +39,7 @@ func write(h hash.Hash, b []byte) {
 }
 
 // Verify walks the whole state and reports the first thing that contradicts another: checksums, dense positions and versions, pointers, ids, heads, the
-// list of streams, runs and their blocks. It is for tests and for operators who doubt a disk; its cost is that of reading everything.
+// list of streams, types and tags, runs and their blocks. It is for tests and for operators who doubt a disk; its cost is that of reading everything.
 func (f *FSM) Verify() error {
 	if err := f.Flush(); err != nil {
 		return err
@@ -51,6 +51,9 @@ func (f *FSM) Verify() error {
 			return err
 		}
 		if err := d.verifyStreams(heads); err != nil {
+			return err
+		}
+		if err := d.verifyTerms(); err != nil {
 			return err
 		}
 		return d.verifyRuns(heads)

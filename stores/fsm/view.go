@@ -13,6 +13,24 @@ type view struct {
 	upper layer
 	lower layer
 	disk  *disk
+
+	upperTerms, lowerTerms *terms // nil: there is no such overlay
+}
+
+// diskEnd returns the position up to which events are looked up on disk, and lowerEnd the one up to which they are in the lower overlay; behind that are the
+// events of the upper one.
+func (v *view) diskEnd() uint64 {
+	if v.lowerTerms != nil {
+		return v.lower.base.position
+	}
+	return v.lowerEnd()
+}
+
+func (v *view) lowerEnd() uint64 {
+	if v.upperTerms != nil {
+		return v.upper.base.position
+	}
+	return v.st.position
 }
 
 // record returns the record of the event at the position, which must not be above st.position.
@@ -95,17 +113,20 @@ func (f *FSM) viewStreams(prefix, after string, fn func(v *view, o overlaid) err
 
 // viewWith takes a consistent state; grab is called with mu held, to copy what fn needs of the overlays' heads.
 func (f *FSM) viewWith(grab func(overlaid), fn func(*view, overlaid) error) error {
-	f.file.RLock()
-	defer f.file.RUnlock()
+	leave, err := f.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	var v view
 	o := make(overlaid)
 	f.mu.RLock()
 	v.st = f.state
 	if f.active != nil {
-		v.upper = f.active.shown
+		v.upper, v.upperTerms = f.active.shown, &f.active.terms
 	}
 	if f.frozen != nil {
-		v.lower = f.frozen.shown
+		v.lower, v.lowerTerms = f.frozen.shown, &f.frozen.terms
 	}
 	if grab != nil {
 		grab(o)

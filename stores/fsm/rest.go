@@ -1,0 +1,85 @@
+package fsm
+
+import (
+	"fmt"
+
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// A machine that is not used rests: its file is closed, and with it go a file descriptor, the mapped pages and bbolt's own memory. What it has applied,
+// and how many events and streams there are, stays in memory. The first who needs the file opens it again.
+
+// enter takes the file for a reader, an applier or a flush, and opens it when the machine rests. Unless it fails, leave ends the use. After Close it is
+// ErrDatabaseNotOpen.
+func (f *FSM) enter() (leave func(), err error) {
+	f.uses.Add(1)
+	for {
+		f.file.RLock()
+		if f.db != nil {
+			return f.file.RUnlock, nil
+		}
+		f.file.RUnlock()
+		if err := f.wake(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// wake opens the file of a machine that rests.
+func (f *FSM) wake() error {
+	f.file.Lock()
+	defer f.file.Unlock()
+	if f.db != nil {
+		return nil
+	}
+	if f.closing() {
+		return fmt.Errorf("state machine %s: %w", f.cfg.Path, berrors.ErrDatabaseNotOpen)
+	}
+	file, err := openFile(f.cfg.Path, f.cfg)
+	if err != nil {
+		return err
+	}
+	f.mu.RLock()
+	st := f.state
+	f.mu.RUnlock()
+	if file.st != st { // it was closed with all that is applied in it
+		file.db.Close()
+		return fmt.Errorf("%w: %s was at entry %d with %d events when it was closed, and is at entry %d with %d", ErrDamaged, f.cfg.Path,
+			st.applied, st.position, file.st.applied, file.st.position)
+	}
+	f.db, f.reserved = file.db, file.reserved
+	return nil
+}
+
+// Uses counts how often the file was needed. Whoever rests machines compares it with what it was some time ago.
+func (f *FSM) Uses() uint64 { return f.uses.Load() }
+
+// Resting reports whether the file is closed.
+func (f *FSM) Resting() bool {
+	f.file.RLock()
+	defer f.file.RUnlock()
+	return f.db == nil
+}
+
+// Rest closes the file when nothing in memory is ahead of it and nobody reads it, and reports whether it is closed. It does not wait for those who use it.
+func (f *FSM) Rest() (bool, error) {
+	if !f.file.TryLock() {
+		return false, nil
+	}
+	defer f.file.Unlock()
+	f.mu.RLock()
+	busy := f.dirty || f.frozen != nil || f.failed != nil || f.closed
+	f.mu.RUnlock()
+	if busy || f.db == nil {
+		return f.db == nil, nil
+	}
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.dropReader()
+	db := f.db
+	f.db = nil
+	if err := guard(db.Close); err != nil {
+		return true, fmt.Errorf("close the state file %s: %w", f.cfg.Path, err)
+	}
+	return true, nil
+}
