@@ -37,6 +37,9 @@ func TestContract(t *testing.T) {
 		"impostors":        impostors,
 		"waiting reads":    waitingReads,
 		"every node reads": everyNodeReads,
+		"several streams":  severalStreams,
+		"conditions":       conditions,
+		"queries":          queries,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
