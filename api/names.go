@@ -24,6 +24,9 @@ const (
 	MaxItemTerms     = 64      // types of one item; as many type prefixes and stream prefixes; tags: MaxTags
 	MaxQueryTerms    = 512     // types, tags and prefixes of one query, and of all conditions of an append together
 	MaxConditions    = 128     // of one append
+	MaxSnapshots     = 1000    // kept of one stream; the oldest goes
+	MaxFetch         = 1000    // events in one fetch of a subscription, and positions in one ack
+	MaxSubscriptions = 1000    // of one store
 )
 
 // Names of stores that belong to the cluster itself.

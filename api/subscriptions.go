@@ -1,0 +1,145 @@
+package api
+
+import "time"
+
+// SubscriptionConfig is what a durable subscription is created with. It never changes; delete the subscription and create it anew.
+type SubscriptionConfig struct {
+	After          uint64 `json:"after,omitempty"`           // begins behind this position; 0: at the store's first event
+	FromEnd        bool   `json:"from_end,omitempty"`        // begins behind the last event there is when it is created
+	Query          *Query `json:"query,omitempty"`           // only what it selects; left out: every event
+	AckWaitMS      int    `json:"ack_wait_ms,omitempty"`     // an event that is not acknowledged so long is delivered again; default 30,000
+	MaxInFlight    int    `json:"max_in_flight,omitempty"`   // events delivered and not acknowledged, at most; default 1,000
+	MaxAttempts    int    `json:"max_attempts,omitempty"`    // an event that was delivered so often in vain is parked; default 10, -1: never
+	Ordered        bool   `json:"ordered,omitempty"`         // an event waits until those before it in its stream are acknowledged or parked
+	DeliverSubject string `json:"deliver_subject,omitempty"` // push: every event is published there, while somebody subscribes
+	Ack            string `json:"ack,omitempty"`             // AckExplicit (default), or AckNone: delivered is acknowledged
+	Description    string `json:"description,omitempty"`     // free text, at most 256 bytes
+}
+
+// Ways to acknowledge.
+const (
+	AckExplicit = "explicit"
+	AckNone     = "none"
+)
+
+// SubscriptionInfo describes a subscription.
+type SubscriptionInfo struct {
+	Name    string             `json:"name"`
+	Config  SubscriptionConfig `json:"config"`
+	Created time.Time          `json:"created"`
+	Cursor  uint64             `json:"cursor"` // everything up to this position is acknowledged, parked or not selected
+	Lag     uint64             `json:"lag"`    // positions between the cursor and the store's last
+	Parked  uint64             `json:"parked"` // events that were given up; see replay
+	Acked   uint64             `json:"acked"`  // events acknowledged since it was created
+
+	// What only the leader knows; left out by other nodes.
+	InFlight *int `json:"in_flight,omitempty"` // delivered and not acknowledged
+	Waiting  *int `json:"waiting,omitempty"`   // fetch requests that wait
+}
+
+// SubscriptionCreateResponse is the result of a create. Creating again with the same config answers created false; with another it is refused.
+type SubscriptionCreateResponse struct {
+	Reply
+	Store   string `json:"store,omitempty"`
+	Created bool   `json:"created"`
+	SubscriptionInfo
+}
+
+// SubscriptionFetchRequest asks for events. Who asks at the same time shares them.
+type SubscriptionFetchRequest struct {
+	Limit  int `json:"limit,omitempty"`   // events, 1 to MaxFetch; default 10
+	WaitMS int `json:"wait_ms,omitempty"` // 0 to MaxWait: wait so long for at least one event
+}
+
+// DeliveredEvent is an event with how often it was delivered.
+type DeliveredEvent struct {
+	Event
+	Attempt int `json:"attempt"` // 1 the first time
+}
+
+// SubscriptionFetchResponse is what a fetch got; events may be empty.
+type SubscriptionFetchResponse struct {
+	Reply
+	Store        string           `json:"store,omitempty"`
+	Subscription string           `json:"subscription,omitempty"`
+	Events       []DeliveredEvent `json:"events"`
+	Lag          uint64           `json:"lag"`
+}
+
+// SubscriptionAckRequest acknowledges events by position.
+type SubscriptionAckRequest struct {
+	Positions []uint64 `json:"positions,omitempty"` // at most MaxFetch
+	UpTo      uint64   `json:"up_to,omitempty"`     // every event in flight up to this position
+}
+
+// SubscriptionNackRequest says that events were not processed.
+type SubscriptionNackRequest struct {
+	Positions []uint64 `json:"positions"`
+	DelayMS   int      `json:"delay_ms,omitempty"` // not again before so long; 0 to one hour
+	Park      bool     `json:"park,omitempty"`     // give it up at once: it is parked, and the others go on
+	Reason    string   `json:"reason,omitempty"`   // kept with a parked event; at most 256 bytes
+}
+
+// SubscriptionAckResponse answers ack, nack and replay: how many of the positions it was about.
+type SubscriptionAckResponse struct {
+	Reply
+	Store        string `json:"store,omitempty"`
+	Subscription string `json:"subscription,omitempty"`
+	Done         int    `json:"done"` // events that were in flight (of replay: parked) and now are what was asked for
+	Cursor       uint64 `json:"cursor"`
+}
+
+// SubscriptionReplayRequest has parked events delivered again, from attempt 1.
+type SubscriptionReplayRequest struct {
+	Positions []uint64 `json:"positions,omitempty"` // left out: all
+}
+
+// SubscriptionDeleteResponse answers delete.
+type SubscriptionDeleteResponse struct {
+	Reply
+	Store        string `json:"store,omitempty"`
+	Subscription string `json:"subscription,omitempty"`
+	Deleted      bool   `json:"deleted"`
+}
+
+// SubscriptionsResponse lists subscriptions in name order.
+type SubscriptionsResponse struct {
+	Reply
+	Store         string             `json:"store,omitempty"`
+	Subscriptions []SubscriptionInfo `json:"subscriptions"`
+	Applied       uint64             `json:"applied"`
+}
+
+// SubscriptionResponse is one subscription.
+type SubscriptionResponse struct {
+	Reply
+	Store string `json:"store,omitempty"`
+	SubscriptionInfo
+	Applied uint64 `json:"applied"`
+}
+
+// ParkedRequest lists a subscription's parked events by position.
+type ParkedRequest struct {
+	ReadOptions
+	After uint64 `json:"after,omitempty"` // exclusive position
+	Limit int    `json:"limit,omitempty"` // 1 to 1,000; default 100
+}
+
+// ParkedEvent is an event that was given up.
+type ParkedEvent struct {
+	Event
+	Attempts int       `json:"attempts"`
+	Reason   string    `json:"reason,omitempty"`
+	ParkedAt time.Time `json:"parked_at"`
+}
+
+// ParkedResponse is a page of parked events.
+type ParkedResponse struct {
+	Reply
+	Store        string        `json:"store,omitempty"`
+	Subscription string        `json:"subscription,omitempty"`
+	Events       []ParkedEvent `json:"events"`
+	Next         uint64        `json:"next"` // after of the page that follows
+	End          bool          `json:"end"`
+	Applied      uint64        `json:"applied"`
+}
