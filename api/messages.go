@@ -56,22 +56,26 @@ type Reply struct {
 
 // Types of replies and published messages.
 const (
-	TypeAppend       = "io.quorate.v1.append_response"
-	TypeRead         = "io.quorate.v1.read_response"
-	TypeStreams      = "io.quorate.v1.streams_response"
-	TypeStoreInfo    = "io.quorate.v1.store_info_response"
-	TypeConfigPut    = "io.quorate.v1.config_put_response"
-	TypeConfigDelete = "io.quorate.v1.config_delete_response"
-	TypeConfigGet    = "io.quorate.v1.config_get_response"
-	TypeConfigList   = "io.quorate.v1.config_list_response"
-	TypeConfigEvent  = "io.quorate.v1.config_event"
-	TypeClusterInfo  = "io.quorate.v1.cluster_info_response"
-	TypeHealth       = "io.quorate.v1.health_response"
-	TypeLeaders      = "io.quorate.v1.leaders_response"
-	TypeTransfer     = "io.quorate.v1.transfer_response"
-	TypeLeaderEvent  = "io.quorate.v1.leader_event"
-	TypeMemberEvent  = "io.quorate.v1.member_event"
-	TypeError        = "io.quorate.v1.error_response"
+	TypeAppend         = "io.quorate.v1.append_response"
+	TypeRead           = "io.quorate.v1.read_response"
+	TypeSnapshotPut    = "io.quorate.v1.snapshot_put_response"
+	TypeSnapshotDelete = "io.quorate.v1.snapshot_delete_response"
+	TypeSnapshot       = "io.quorate.v1.snapshot_response"
+	TypeSnapshots      = "io.quorate.v1.snapshots_response"
+	TypeStreams        = "io.quorate.v1.streams_response"
+	TypeStoreInfo      = "io.quorate.v1.store_info_response"
+	TypeConfigPut      = "io.quorate.v1.config_put_response"
+	TypeConfigDelete   = "io.quorate.v1.config_delete_response"
+	TypeConfigGet      = "io.quorate.v1.config_get_response"
+	TypeConfigList     = "io.quorate.v1.config_list_response"
+	TypeConfigEvent    = "io.quorate.v1.config_event"
+	TypeClusterInfo    = "io.quorate.v1.cluster_info_response"
+	TypeHealth         = "io.quorate.v1.health_response"
+	TypeLeaders        = "io.quorate.v1.leaders_response"
+	TypeTransfer       = "io.quorate.v1.transfer_response"
+	TypeLeaderEvent    = "io.quorate.v1.leader_event"
+	TypeMemberEvent    = "io.quorate.v1.member_event"
+	TypeError          = "io.quorate.v1.error_response"
 )
 
 // ReadOptions are what every read takes.
@@ -87,6 +91,9 @@ type ReadStreamRequest struct {
 	Limit    int     `json:"limit,omitempty"`    // events, 1 to 10,000; default 100
 	Backward bool    `json:"backward,omitempty"` // newest first
 	WaitMS   int     `json:"wait_ms,omitempty"`  // 0 to 60,000: wait so long for at least one event
+	// Snapshot asks for the newest snapshot too. When From is left out, the events are those behind it: an aggregate in one request.
+	Snapshot   bool    `json:"snapshot,omitempty"`
+	SnapshotAt *uint64 `json:"snapshot_at,omitempty"` // with Snapshot: the newest that is not above this version
 }
 
 // ReadAllRequest reads the store in position order, or what a query selects of it.
@@ -102,15 +109,16 @@ type ReadAllRequest struct {
 // ReadResponse is a page of events.
 type ReadResponse struct {
 	Reply
-	Store        string  `json:"store,omitempty"`
-	Stream       string  `json:"stream,omitempty"`
-	Events       []Event `json:"events"`
-	Next         uint64  `json:"next"`                    // from (stream) or after (all) of the page that follows
-	End          bool    `json:"end"`                     // nothing lay beyond this page when it was read
-	Scanned      *uint64 `json:"scanned,omitempty"`       // of a query: everything up to this position was looked at; backward: down to it
-	LastVersion  *int64  `json:"last_version,omitempty"`  // of the stream, when one was read
-	LastPosition uint64  `json:"last_position,omitempty"` // of the store
-	Applied      uint64  `json:"applied"`                 // Raft index the serving node had applied
+	Store        string    `json:"store,omitempty"`
+	Stream       string    `json:"stream,omitempty"`
+	Snapshot     *Snapshot `json:"snapshot,omitempty"` // when it was asked for and there is one
+	Events       []Event   `json:"events"`
+	Next         uint64    `json:"next"`                    // from (stream) or after (all) of the page that follows
+	End          bool      `json:"end"`                     // nothing lay beyond this page when it was read
+	Scanned      *uint64   `json:"scanned,omitempty"`       // of a query: everything up to this position was looked at; backward: down to it
+	LastVersion  *int64    `json:"last_version,omitempty"`  // of the stream, when one was read
+	LastPosition uint64    `json:"last_position,omitempty"` // of the store
+	Applied      uint64    `json:"applied"`                 // Raft index the serving node had applied
 }
 
 // StreamsRequest lists streams in name order.

@@ -12,6 +12,9 @@ const (
 	ClassEvent = "event" // published by the cluster
 )
 
+// verbSubscription begins the write verbs of subscriptions: subscription.create and so on.
+const verbSubscription = "subscription"
+
 // Subject is a parsed subject: <prefix>.<store>.<class>.<verb>[.<name>].
 type Subject struct {
 	Store string // a store's name, or config or cluster
@@ -80,13 +83,23 @@ func (s Subjects) Parse(subject string) (Subject, *Error) {
 		}
 		p.Name = parts[3]
 	}
+	if p.Class == ClassWrite && p.Verb == verbSubscription && p.Name != "" { // its verbs have two tokens
+		verb, name, named := strings.Cut(p.Name, ".")
+		if named && name == "" {
+			return Subject{}, ErrBadSubject.With("subject %q ends in a dot", subject)
+		}
+		if err := checkStoreToken(verb); err != nil {
+			return Subject{}, ErrBadSubject.With("verb subscription.%q holds characters that no verb has", verb)
+		}
+		p.Verb, p.Name = verbSubscription+"."+verb, name
+	}
 	if err := checkStoreToken(p.Store); err != nil {
 		return Subject{}, err
 	}
 	if p.Class != ClassWrite && p.Class != ClassRead && p.Class != ClassEvent {
 		return Subject{}, ErrBadSubject.With("class %q is not one of write, read, event", p.Class)
 	}
-	if err := checkStoreToken(p.Verb); err != nil {
+	if err := checkStoreToken(parts[2]); err != nil {
 		return Subject{}, ErrBadSubject.With("verb %q holds characters that no verb has", p.Verb)
 	}
 	return p, nil

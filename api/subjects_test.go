@@ -15,6 +15,12 @@ func TestParse(t *testing.T) {
 	}{
 		{"with a name", "", "es.orders.write.append.order-42", Subject{"orders", "write", "append", "order-42"}, nil},
 		{"name with dots", "", "es.orders.read.stream.a.b.c", Subject{"orders", "read", "stream", "a.b.c"}, nil},
+		{"a verb of two tokens", "", "es.orders.write.subscription.create.mail", Subject{"orders", "write", "subscription.create", "mail"}, nil},
+		{"the same without a name", "", "es.orders.write.subscription.fetch", Subject{"orders", "write", "subscription.fetch", ""}, nil},
+		{"half of it", "", "es.orders.write.subscription", Subject{"orders", "write", "subscription", ""}, nil},
+		{"its second token is no verb", "", "es.orders.write.subscription.*.mail", Subject{}, ErrBadSubject},
+		{"a trailing dot behind it", "", "es.orders.write.subscription.fetch.", Subject{}, ErrBadSubject},
+		{"read has no such verbs", "", "es.orders.read.subscription.mail", Subject{"orders", "read", "subscription", "mail"}, nil},
 		{"without a name", "", "es.cluster.read.info", Subject{"cluster", "read", "info", ""}, nil},
 		{"event", "", "es.orders.event.order-42", Subject{"orders", "event", "order-42", ""}, nil},
 		{"prefix of two tokens", "prod.es", "prod.es.orders.read.info", Subject{"orders", "read", "info", ""}, nil},

@@ -21,7 +21,11 @@ const ScopeStore = "<store>"
 var Verbs = []Verb{
 	{ScopeStore, ClassWrite, "append", "<stream>", TypeAppend},
 	{ScopeStore, ClassWrite, "append", "", TypeAppend},
+	{ScopeStore, ClassWrite, "snapshot", "<stream>", TypeSnapshotPut},
+	{ScopeStore, ClassWrite, "snapshot_delete", "<stream>", TypeSnapshotDelete},
 	{ScopeStore, ClassRead, "stream", "<stream>", TypeRead},
+	{ScopeStore, ClassRead, "snapshot", "<stream>", TypeSnapshot},
+	{ScopeStore, ClassRead, "snapshots", "<stream>", TypeSnapshots},
 	{ScopeStore, ClassRead, "all", "", TypeRead},
 	{ScopeStore, ClassRead, "query", "", TypeRead},
 	{ScopeStore, ClassRead, "streams", "", TypeStreams},

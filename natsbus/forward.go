@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -121,13 +122,39 @@ func (b *Bus) onForwarded(m *nats.Msg) {
 	p.handle(r)
 }
 
-// forwardRead sends the read to another member that is up, for a store whose replica is set aside or not open yet here. It reports whether
-// one of them took it.
+// forwardRead sends the read to another member, for a store whose replica is set aside or not open yet here. It reports whether one of them took it. A node
+// that has just started has not heard the others yet, and its routes may not stand: then it asks them all again for a moment.
 func (b *Bus) forwardRead(r *request, limit time.Duration) bool {
-	be := b.backend.Load()
-	members, _ := be.Directory.Nodes()
+	for until := time.Now().Add(forwardTimeout); ; {
+		if b.askMembers(r, limit) {
+			return true
+		}
+		timer := time.NewTimer(askAgain)
+		select {
+		case <-timer.C:
+		case <-b.ctx.Done():
+		}
+		timer.Stop()
+		if b.ctx.Err() != nil || time.Now().After(until) {
+			return false
+		}
+	}
+}
+
+// askMembers asks the members one after the other, those that are up first.
+func (b *Bus) askMembers(r *request, limit time.Duration) bool {
+	members, _ := b.backend.Load().Directory.Nodes()
+	slices.SortStableFunc(members, func(x, y api.NodeInfo) int {
+		switch {
+		case x.Up == y.Up:
+			return 0
+		case x.Up:
+			return -1
+		}
+		return 1
+	})
 	for _, member := range members {
-		if member.ServerID == b.cfg.ServerID || !member.Up {
+		if member.ServerID == b.cfg.ServerID {
 			continue
 		}
 		m := &nats.Msg{Subject: nodeSubject(member.ServerID, subjectRead), Data: r.message.Data(), Header: nats.Header{headerSubject: []string{r.message.Subject()}}}

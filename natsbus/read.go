@@ -34,13 +34,23 @@ func (b *Bus) readStore(r *request) {
 	switch r.subject.Verb {
 	case "stream":
 		var q api.ReadStreamRequest
-		if err := api.CheckStreamName(name); err != nil {
-			r.fail(err)
-			return
-		}
 		if s, ctx, cancel := b.openRead(r, &q, func() int { return q.WaitMS }); s != nil {
 			defer cancel()
 			v, err := s.ReadStream(ctx, name, q)
+			r.answer(v, err)
+		}
+	case "snapshot":
+		var q api.SnapshotRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.Snapshot(ctx, name, q)
+			r.answer(v, err)
+		}
+	case "snapshots":
+		var q api.SnapshotsRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.Snapshots(ctx, name, q)
 			r.answer(v, err)
 		}
 	case "all", "query":
@@ -74,7 +84,7 @@ func (b *Bus) readStore(r *request) {
 
 // openRead decodes the request and finds its store. When it returns no store, the request is answered.
 func (b *Bus) openRead(r *request, into any, waitMS func() int) (*stores.Store, context.Context, context.CancelFunc) {
-	if r.subject.Verb != "stream" && !r.noName() {
+	if !r.nameFits() {
 		return nil, nil, nil
 	}
 	if !r.decode(into) {
@@ -95,6 +105,19 @@ func (b *Bus) openRead(r *request, into any, waitMS func() int) (*stores.Store, 
 		return nil, nil, nil
 	}
 	return s, ctx, cancel
+}
+
+// nameFits refuses a name behind a verb that takes none, and one that cannot be a stream's where the verb needs one.
+func (r *request) nameFits() bool {
+	verb, known := api.FindVerb(r.subject)
+	if !known || verb.Name == "" {
+		return r.noName()
+	}
+	if err := api.CheckStreamName(r.subject.Name); err != nil {
+		r.fail(err)
+		return false
+	}
+	return true
 }
 
 // noName refuses a name behind a verb that takes none.

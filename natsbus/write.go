@@ -47,7 +47,7 @@ func newWrite(r *request, s *stores.Store) (write, *api.Error) {
 	case "append":
 		return newAppend(r, s)
 	}
-	return nil, api.UnknownVerb(r.subject)
+	return newChange(r, s)
 }
 
 // appendWrite appends to one stream or several.

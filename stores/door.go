@@ -21,11 +21,12 @@ type door struct {
 	inflight int
 }
 
-// pending is an append that is not answered yet.
+// pending is an append or a change that is not answered yet.
 type pending struct {
-	body   fsm.Body // the encoded command
-	stream string   // the one it goes to, or the first of several
-	lists  bool     // the request names no stream, so the reply lists them
+	body   fsm.Body            // the encoded command
+	stream string              // the one it goes to, or the first of several
+	lists  bool                // the request names no stream, so the reply lists them
+	answer func(value any) any // of a change: makes the reply of what the machine answered; nil: an append
 	done   func(reply any, err *api.Error)
 }
 
@@ -110,6 +111,8 @@ func (d *door) answer(batch []*pending, result any, err error) {
 			p.done(nil, api.ErrOutcomeUnknown.With("store %s failed on this node while the append was under way; retry with the same event ids to find out", s.Name()))
 		case r.Append[i].Err != nil:
 			p.done(nil, r.Append[i].Err)
+		case p.answer != nil:
+			p.done(p.answer(r.Append[i].Value), nil)
 		default:
 			p.done(s.reply(p, &r.Append[i]), nil)
 		}

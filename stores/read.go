@@ -46,6 +46,10 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
+	snapshot, err := s.withSnapshot(stream, &r, &q)
+	if err != nil {
+		return nil, err
+	}
 	var page fsm.StreamPage
 	err = s.poll(ctx, r.WaitMS, func() (bool, error) {
 		var err error
@@ -57,7 +61,7 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	}
 	last := page.LastVersion
 	return &api.ReadResponse{
-		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Stream: stream, Events: notNil(page.Events),
+		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Stream: stream, Snapshot: snapshot, Events: notNil(page.Events),
 		Next: page.Next, End: page.End, LastVersion: &last, LastPosition: page.LastPosition, Applied: page.Applied,
 	}, nil
 }

@@ -241,17 +241,40 @@ func (s *Store) Begin(a *Append, done func(reply any, err *api.Error)) *api.Erro
 	if err := a.Check(); err != nil {
 		return err
 	}
-	if l := s.group.Leadership(); l.Role != raftnode.Serving {
-		return s.notLeader(l)
-	}
-	if s.machine.Pressure() > maxPressure {
-		return api.ErrDiskBehind.With("store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
+	if err := s.writable(); err != nil {
+		return err
 	}
 	cmd := s.command(a)
 	if err := s.lacking(cmd.Kind()); err != nil {
 		return err
 	}
 	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: done})
+	return nil
+}
+
+// writable refuses what this replica cannot take at the moment: it does not lead, or its disk is behind.
+func (s *Store) writable() *api.Error {
+	if l := s.group.Leadership(); l.Role != raftnode.Serving {
+		return s.notLeader(l)
+	}
+	if s.machine.Pressure() > maxPressure {
+		return api.ErrDiskBehind.With("store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
+	}
+	return nil
+}
+
+// Done is called once with a write's result, from another goroutine, or with why it was refused; it should not block.
+type Done = func(reply any, err *api.Error)
+
+// change hands a change to the store's leader, as Begin does an append, in the order of the calls. answer makes the reply of what the machine answered.
+func (s *Store) change(c fsm.Change, answer func(value any) any, done Done) *api.Error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if err := s.lacking(c.Kind()); err != nil {
+		return err
+	}
+	s.door.enter(&pending{body: fsm.ChangeBody(c), answer: answer, done: done})
 	return nil
 }
 
@@ -268,9 +291,9 @@ func (s *Store) lacking(kind int) *api.Error {
 		if can, heard := s.commands(member); can < kind {
 			name := raftnode.ServerName(member)
 			if !heard {
-				return api.ErrFeature.With("node %s has not said yet whether it can carry out appends over several streams or with conditions; start it, or retry in a moment; nothing was written", name)
+				return api.ErrFeature.With("node %s has not said yet whether it can carry out %s; start it, or retry in a moment; nothing was written", name, fsm.Feature(kind))
 			}
-			return api.ErrFeature.With("node %s runs a version that cannot carry out appends over several streams or with conditions; upgrade it; nothing was written", name)
+			return api.ErrFeature.With("node %s runs a version that cannot carry out %s; upgrade it; nothing was written", name, fsm.Feature(kind))
 		}
 	}
 	return nil

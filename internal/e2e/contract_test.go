@@ -40,6 +40,7 @@ func TestContract(t *testing.T) {
 		"several streams":  severalStreams,
 		"conditions":       conditions,
 		"queries":          queries,
+		"snapshots":        snapshots,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

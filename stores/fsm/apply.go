@@ -10,7 +10,7 @@ import (
 	"github.com/quorate/quorate/api"
 )
 
-// Result is what an entry's commands answer, one each, in order.
+// Result is what an entry's commands answer, one each, in order; also of changes.
 type Result struct{ Append []AppendResult }
 
 // AppendResult is what an append answers. With Err set, nothing was written.
@@ -19,6 +19,7 @@ type AppendResult struct {
 	FirstPosition, Position uint64
 	Duplicate               bool
 	Streams                 []api.StreamResult // of an append over several streams, which has positions above and no versions
+	Value                   any                // what a Change answers
 	Err                     *api.Error
 }
 
@@ -127,6 +128,7 @@ func (f *FSM) publish(a *applier) (dirtied bool) {
 		}
 	}
 	a.o.shown = a.o.layer
+	a.o.showKeys()
 	f.pending.Store(a.o.unsynced)
 	dirtied, f.dirty = !f.dirty, true
 	f.announce(a.st)
@@ -168,7 +170,7 @@ func (a *applier) reset() {
 		a.heads = nil
 	}
 	clear(a.heads)
-	a.decoder = decoder{cmds: a.decoder.cmds, raws: a.decoder.raws}
+	a.decoder = decoder{cmds: a.decoder.cmds, raws: a.decoder.raws, kinds: a.decoder.kinds}
 	if cap(a.decoder.raws) > keepHeads || cap(a.decoder.cmds) > keepHeads {
 		a.decoder = decoder{}
 	}
@@ -211,17 +213,23 @@ func (a *applier) entry(data []byte) (Result, error) {
 		}
 		return Result{Append: []AppendResult{{Err: e}}}, nil
 	}
-	cmds, raws := a.decoder.cmds, a.decoder.raws
-	for i := range cmds {
-		a.st.kinds = max(a.st.kinds, uint64(cmds[i].Kind()))
+	cmds, raws, changes := a.decoder.cmds, a.decoder.raws, a.decoder.changes
+	for _, kind := range a.decoder.kinds {
+		a.st.kinds = max(a.st.kinds, uint64(kind))
 	}
-	res := Result{Append: make([]AppendResult, len(cmds))}
-	for i := range cmds {
+	res := Result{Append: make([]AppendResult, len(a.decoder.kinds))}
+	for i, kind := range a.decoder.kinds {
 		var err error
-		if res.Append[i], err = a.append(&cmds[i], raws[:len(cmds[i].Events)]); err != nil {
+		if kind > kindSeveral {
+			res.Append[i], err = a.change(changes[0])
+			changes = changes[1:]
+		} else {
+			res.Append[i], err = a.append(&cmds[0], raws[:len(cmds[0].Events)])
+			raws, cmds = raws[len(cmds[0].Events):], cmds[1:]
+		}
+		if err != nil {
 			return res, err
 		}
-		raws = raws[len(cmds[i].Events):]
 	}
 	return res, nil
 }
@@ -382,9 +390,9 @@ func (a *applier) name(number uint64) (string, error) {
 }
 
 func (a *applier) view(disk bool) (v view, err error) {
-	v = view{st: a.st, upper: a.o.layer, upperTerms: &a.o.terms}
+	v = view{st: a.st, upper: a.o.layer, upperTerms: &a.o.terms, upperKeys: a.o.keys}
 	if a.frozen != nil {
-		v.lower, v.lowerTerms = a.frozen.layer, &a.frozen.terms
+		v.lower, v.lowerTerms, v.lowerKeys = a.frozen.layer, &a.frozen.terms, a.frozen.shownKeys
 	}
 	if disk {
 		v.disk, err = a.disk()

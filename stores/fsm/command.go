@@ -15,6 +15,7 @@ import (
 //	command  kind (1) · length (uvarint) · body (length bytes)
 //	append   time (varint, Unix µs) · expected (varint) · stream (text) · events (uvarint) · event…     kind 1
 //	several  see several.go                                                                             kind 2
+//	others   see change.go                                                                              kinds from 3 on
 //	event    flags (1: 1 = JSON, 2 = has data) · id (text) · type (text) · data (bytes) · metadata (bytes) · tags (uvarint) · tag (text)…
 //
 // text and bytes are a uvarint length and so many bytes. A reader that does not know the format version or a kind answers api.ErrUnknownFormat and changes
@@ -30,7 +31,7 @@ const (
 
 // Kinds is the highest kind of command that this program can apply. A leader must not propose a kind that a member of the store cannot apply: that member
 // would leave the command out, and differ from then on.
-const Kinds = kindSeveral
+const Kinds = kindSnapshot
 
 // Append is the command to append events to one stream or several, atomically.
 type Append struct {
@@ -156,6 +157,9 @@ type decoder struct {
 	share bool // also the strings of the result share the entry's memory: it must not change while they are in use
 	cmds  []Append
 	raws  [][]byte // the encodings of all events, in the order of cmds
+
+	kinds   []byte // of all commands, in the entry's order: appends are in cmds, others in changes
+	changes []Change
 }
 
 func (d *decoder) entry(data []byte) error {
@@ -168,7 +172,7 @@ func (d *decoder) entry(data []byte) error {
 	if cap(d.cmds) < n || !d.share {
 		d.cmds = make([]Append, 0, n)
 	}
-	d.cmds = d.cmds[:0]
+	d.cmds, d.kinds, d.changes = d.cmds[:0], d.kinds[:0], nil
 	for range n {
 		kind := r.byte()
 		body := r.bytes()
@@ -182,8 +186,9 @@ func (d *decoder) entry(data []byte) error {
 		case kindSeveral:
 			err = d.several(body)
 		default:
-			err = fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
+			err = d.change(kind, body)
 		}
+		d.kinds = append(d.kinds, kind)
 		if err != nil {
 			return err
 		}

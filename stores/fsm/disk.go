@@ -13,6 +13,7 @@ import (
 type disk struct {
 	tx                           *bolt.Tx
 	events, names, runs, filters *bolt.Bucket
+	keys                         *bolt.Bucket
 	st                           state
 	cat                          catalog
 	order                        [trees][]*run // newest first
@@ -21,6 +22,7 @@ type disk struct {
 func openDisk(tx *bolt.Tx) (*disk, error) {
 	d := &disk{
 		tx: tx, events: tx.Bucket(bucketEvents), names: tx.Bucket(bucketNames), runs: tx.Bucket(bucketRuns), filters: tx.Bucket(bucketFilters),
+		keys: tx.Bucket(bucketKeys),
 	}
 	var err error
 	if err = d.st.read(tx); err != nil {

@@ -162,7 +162,7 @@ func (o *overlay) write(tx *bolt.Tx, cat *catalog) error {
 			return err
 		}
 	}
-	return nil
+	return o.writeKeys(tx)
 }
 
 // writeRun writes one run of tier 0; last is the last position it is about. entries counts when it is called without add.

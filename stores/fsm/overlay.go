@@ -11,8 +11,12 @@ type overlay struct {
 	twins    []idEntry // ids whose hash another id in ids has
 	heads    map[string]*head
 	terms    terms
-	arena    []byte // records are cut from it
-	unsynced uint64 // bytes held, nearly
+	keys     *keyMap // what was put and what is gone; nil: nothing
+	touched  bool    // keys has what was not published
+	arena    []byte  // records are cut from it
+	unsynced uint64  // bytes held, nearly
+
+	shownKeys *keyMap // keys as published; never changes
 }
 
 // layer is the events and new streams above base, in order. Both slices only grow, so a copy of the struct is a view of one moment.
@@ -113,6 +117,7 @@ func (o *overlay) undo() {
 		o.twins = o.twins[:n-1]
 	}
 	o.terms.undo(last)
+	o.undoKeys()
 	o.layer = o.shown
 }
 

@@ -34,6 +34,8 @@ var update = flag.Bool("update", false, "rewrite the expected output in testdata
 //	reopen
 //	move                                  a snapshot restored into an empty FSM, which takes over
 //
+// and the changes and looks of scenario_change_test.go.
+//
 // EVENT is ID[/TYPE][#TAG]…[=DATA], DATA JSON without spaces. CONDITION is STREAM@EXPECTED or QUERY[>AFTER]. QUERY is ?ITEM[|ITEM]…, and an ITEM
 // types=T,T&tags=T&prefixes=P&streams=P, of which all but one may be left out.
 func TestScenarios(t *testing.T) {
@@ -72,7 +74,7 @@ type scenario struct {
 	files int
 	f     *FSM
 	log   []*raft.Log
-	open  []Append // commands of an entry that has not ended
+	open  []Body // commands of an entry that has not ended
 	entry bool
 }
 
@@ -133,7 +135,8 @@ func (s *scenario) command(t *testing.T, line string) string {
 	limit := int(number("limit", noLimit))
 	switch words[0] {
 	case "append", "several":
-		s.open = append(s.open, s.parse(t, words[0], words[1:]))
+		a := s.parse(t, words[0], words[1:])
+		s.open = append(s.open, a.Body())
 		if s.entry {
 			return ""
 		}
@@ -227,6 +230,16 @@ func (s *scenario) command(t *testing.T, line string) string {
 		}
 		return ""
 	}
+	if c := parseChange(t, words, opts, number); c != nil {
+		s.open = append(s.open, ChangeBody(c))
+		if s.entry {
+			return ""
+		}
+		return s.apply(raft.LogCommand, nil)
+	}
+	if out, ok := s.look(t, words, number); ok {
+		return out
+	}
 	t.Fatalf("unknown command: %s", line)
 	return ""
 }
@@ -318,7 +331,7 @@ func parseQuery(t *testing.T, word string) *api.Query {
 // apply applies an entry: of data, or of the appends that are open.
 func (s *scenario) apply(typ raft.LogType, data []byte) string {
 	if data == nil {
-		data = Encode(s.open...)
+		data = EncodeBodies(s.open)
 		s.open = nil
 	}
 	l := &raft.Log{Index: uint64(len(s.log)) + 1, Term: 1, Type: typ, Data: data}
@@ -329,7 +342,11 @@ func (s *scenario) apply(typ raft.LogType, data []byte) string {
 	}
 	var out string
 	for _, a := range r.Append {
-		out += describe(a)
+		if a.Value != nil {
+			out += describeValue(a.Value)
+		} else {
+			out += describe(a)
+		}
 		if a.Err != nil && a.Err.ActualVersion != nil {
 			out += fmt.Sprintf(", is at %d", *a.Err.ActualVersion)
 		}

@@ -16,7 +16,7 @@ import (
 func (f *FSM) Hash() ([]byte, error) {
 	h := sha256.New()
 	err := f.view(func(v *view) error {
-		for _, n := range []uint64{f.cfg.Store, f.cfg.Incarnation, v.st.applied, v.st.term, v.st.position, v.st.streams, v.st.kinds} {
+		for _, n := range []uint64{f.cfg.Store, f.cfg.Incarnation, v.st.applied, v.st.term, v.st.position, v.st.streams, v.st.kinds, v.st.keys} {
 			h.Write(u64(n))
 		}
 		err := v.each(1, func(_ uint64, value []byte) (bool, error) {
@@ -27,6 +27,9 @@ func (f *FSM) Hash() ([]byte, error) {
 			var name string
 			name, err = v.name(number)
 			write(h, []byte(name))
+		}
+		if err == nil {
+			err = v.hashKeys(h)
 		}
 		return err
 	})
@@ -54,6 +57,9 @@ func (f *FSM) Verify() error {
 			return err
 		}
 		if err := d.verifyTerms(); err != nil {
+			return err
+		}
+		if err := d.verifyKeys(); err != nil {
 			return err
 		}
 		return d.verifyRuns(heads)

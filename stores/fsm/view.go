@@ -15,6 +15,7 @@ type view struct {
 	disk  *disk
 
 	upperTerms, lowerTerms *terms // nil: there is no such overlay
+	upperKeys, lowerKeys   *keyMap
 }
 
 // diskEnd returns the position up to which events are looked up on disk, and lowerEnd the one up to which they are in the lower overlay; behind that are the
@@ -123,10 +124,10 @@ func (f *FSM) viewWith(grab func(overlaid), fn func(*view, overlaid) error) erro
 	f.mu.RLock()
 	v.st = f.state
 	if f.active != nil {
-		v.upper, v.upperTerms = f.active.shown, &f.active.terms
+		v.upper, v.upperTerms, v.upperKeys = f.active.shown, &f.active.terms, f.active.shownKeys
 	}
 	if f.frozen != nil {
-		v.lower, v.lowerTerms = f.frozen.shown, &f.frozen.terms
+		v.lower, v.lowerTerms, v.lowerKeys = f.frozen.shown, &f.frozen.terms, f.frozen.shownKeys
 	}
 	if grab != nil {
 		grab(o)
