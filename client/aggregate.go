@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/quorate/quorate/api"
 )
@@ -15,7 +16,8 @@ type Aggregates[S any] struct {
 	Store *Store
 	// New returns the state of an aggregate that has no events. Left out: the zero value.
 	New func() S
-	// Evolve returns the state after an event.
+	// Evolve returns the state after an event. Of an event that Save has just written it sees the time of this machine; Load gives the cluster's, and a snapshot is
+	// of a state that was loaded.
 	Evolve func(S, api.Event) (S, error)
 	// SnapshotEvery keeps a snapshot whenever so many events have come since the last multiple; 0: none are kept or used.
 	SnapshotEvery int
@@ -28,7 +30,7 @@ type Aggregates[S any] struct {
 	Decode func([]byte) (S, error)
 	// SnapshotFailed is told when a snapshot could not be kept or used. The events are written and nothing is lost, so it is no error of Save.
 	SnapshotFailed func(stream string, err error)
-	// Attempts bounds how often Update decides anew because somebody else wrote the stream. Default: 20.
+	// Attempts bounds how often Update decides anew because somebody else wrote the stream. Default: 30.
 	Attempts int
 }
 
@@ -114,18 +116,18 @@ func (a *Aggregates[S]) SaveIf(ctx context.Context, g *Aggregate[S], conditions 
 		return nil, err
 	}
 	before := g.Version
-	written := make([]api.Event, len(events))
+	written, now := make([]api.Event, len(events)), time.Now().UTC()
 	for i, e := range events {
 		written[i] = api.Event{
 			Position: res.FirstPosition + uint64(i), Stream: g.Stream, Version: res.FirstVersion + uint64(i),
-			ID: e.ID, Type: e.Type, Data: e.Data, DataBase64: e.DataBase64, Metadata: e.Metadata, Tags: e.Tags,
+			ID: e.ID, Type: e.Type, Time: now, Data: e.Data, DataBase64: e.DataBase64, Metadata: e.Metadata, Tags: e.Tags,
 		}
 	}
 	if err := a.evolve(g, written); err != nil {
 		return res, err
 	}
 	if n := int64(a.SnapshotEvery); n > 0 && (g.Version+1)/n > (before+1)/n {
-		if err := a.snapshot(ctx, g); err != nil {
+		if err := a.snapshot(ctx, g.Stream); err != nil {
 			a.snapshotFailed(g.Stream, err)
 		}
 	}
@@ -154,10 +156,16 @@ func (a *Aggregates[S]) Update(ctx context.Context, stream string, decide func(S
 		if attempt == attempts {
 			return nil, fmt.Errorf("decided %d times, and each time somebody else wrote the stream meanwhile: %w", attempts, err)
 		}
+		giveWay(ctx, attempt)
 	}
 }
 
-func (a *Aggregates[S]) snapshot(ctx context.Context, g *Aggregate[S]) error {
+// snapshot keeps the state as it is made of the events that are stored.
+func (a *Aggregates[S]) snapshot(ctx context.Context, stream string) error {
+	g, err := a.Load(ctx, stream)
+	if err != nil {
+		return err
+	}
 	encode := a.Encode
 	if encode == nil {
 		encode = func(s S) ([]byte, error) { return api.Marshal(s) }

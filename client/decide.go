@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 
 	"github.com/quorate/quorate/api"
 )
@@ -22,11 +24,11 @@ type Decision[S any] struct {
 	Decide func(S) ([]api.NewEvent, error)
 	// Stream is where events go that name none.
 	Stream string
-	// Attempts bounds how often it is decided anew because something was written meanwhile. Default: 20.
+	// Attempts bounds how often it is decided anew because something was written meanwhile. Default: 30.
 	Attempts int
 }
 
-const defaultAttempts = 20
+const defaultAttempts = 30
 
 // Decide reads what the decision depends on, decides, and appends the events if nothing that it depends on was written meanwhile; if something was, it reads that and
 // decides again. It returns the state that was decided on, and where the events are; a decision for no events appends nothing and returns no response.
@@ -59,6 +61,17 @@ func Decide[S any](ctx context.Context, s *Store, d Decision[S]) (S, *api.Append
 		if attempt == attempts {
 			return state, nil, fmt.Errorf("decided %d times, and each time something was written meanwhile: %w", attempts, err)
 		}
+		giveWay(ctx, attempt)
+	}
+}
+
+// giveWay waits for a moment, longer with every attempt, so that those who decide on the same events do not all fail one another.
+func giveWay(ctx context.Context, attempt int) {
+	timer := time.NewTimer(rand.N(time.Millisecond << min(attempt, 6)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
