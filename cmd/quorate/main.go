@@ -33,6 +33,7 @@ type cli struct {
 	Server   serverCmd   `cmd:"" help:"Run a node. Without flags: one node, data in ./data, the default ports; a real store, fsynced."`
 	Dev      devCmd      `cmd:"" help:"Run three nodes in one process to try things, and print what to try."`
 	Store    storeCmd    `cmd:"" help:"Create, list, describe, change and delete stores."`
+	Stream   streamCmd   `cmd:"" help:"Describe, delete, truncate streams; set how old and how many events they keep."`
 	Append   appendCmd   `cmd:"" help:"Append events to a stream."`
 	Read     readCmd     `cmd:"" help:"Read a stream, or the whole store; --follow goes on with what comes."`
 	Snapshot snapshotCmd `cmd:"" help:"Keep, get, list and drop snapshots of aggregates."`
