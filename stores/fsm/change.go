@@ -9,6 +9,7 @@ import (
 // Kinds of commands that are not appends. Each began with a version of the program; see Kinds.
 const (
 	kindSnapshot = 3 // aggregate.go
+	kindRestore  = 6 // restore.go
 )
 
 // Feature names what a kind of command is for, in words that go into an error.
@@ -16,6 +17,8 @@ func Feature(kind int) string {
 	switch kind {
 	case kindSnapshot:
 		return "snapshots of aggregates"
+	case kindRestore:
+		return "restoring a backup"
 	}
 	return "appends over several streams or with conditions"
 }
@@ -36,6 +39,8 @@ func decodeChange(kind byte, r *reader) (Change, error) {
 	switch kind {
 	case kindSnapshot:
 		return decodeSnapshotChange(r), nil
+	case kindRestore:
+		return decodeRestoreChange(r), nil
 	}
 	return nil, fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
 }
@@ -57,6 +62,11 @@ func (d *decoder) change(kind byte, body []byte) error {
 }
 
 func (a *applier) change(c Change) (AppendResult, error) {
+	if c.Kind() != kindRestore {
+		if refused, err := a.refuseRestoring(); refused != nil || err != nil {
+			return AppendResult{Err: refused}, err
+		}
+	}
 	value, refused, err := c.apply(a)
 	return AppendResult{Value: value, Err: refused}, err
 }
