@@ -175,8 +175,12 @@ func (m *Manager) Reconcile(want []Spec) {
 		wanted[spec.Name] = spec
 	}
 	for _, s := range m.List() {
-		if spec, ok := wanted[s.Name()]; s.Name() != api.ConfigStore && (!ok || spec.group() != s.spec.group()) {
+		switch spec, ok := wanted[s.Name()]; {
+		case s.Name() == api.ConfigStore:
+		case !ok || spec.group() != s.spec.group():
 			m.Remove(s)
+		default:
+			s.SetLimits(spec.Limits)
 		}
 	}
 	for _, f := range m.Failures() {

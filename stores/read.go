@@ -189,7 +189,7 @@ func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResp
 	res := &api.StoreInfoResponse{
 		Reply: api.Reply{Type: api.TypeStoreInfo}, Store: s.Name(), Incarnation: s.spec.Incarnation,
 		Leader: raftnode.ServerName(l.Leader), Term: l.Term,
-		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Applied: info.Applied,
+		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Bytes: info.Bytes, Limits: s.Limits(), Applied: info.Applied,
 	}
 	for _, id := range s.Members() {
 		res.Members = append(res.Members, raftnode.ServerName(id))

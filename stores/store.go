@@ -26,6 +26,7 @@ type Spec struct {
 	ID          uint64   // unique for ever; names files, never the store's name
 	Incarnation uint64   // how often the name was created
 	Members     []string // server ids of the first replicas
+	Limits      api.Limits
 }
 
 func (s Spec) group() wal.GroupID { return wal.GroupID{Store: s.ID, Incarnation: s.Incarnation} }
@@ -37,6 +38,7 @@ type Store struct {
 	group   *raftnode.Group
 	feed    *liveFeed
 	door    door
+	limiter limiter
 	now     func() time.Time
 	log     *slog.Logger
 
@@ -58,6 +60,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	}
 	s := &Store{spec: spec, now: m.cfg.Now, log: log, commands: m.cfg.Commands, flushes: &m.flushes}
 	s.door.store = s
+	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
 		onDirty = nil
@@ -248,7 +251,11 @@ func (s *Store) Begin(a *Append, done func(reply any, err *api.Error)) *api.Erro
 	if err := s.lacking(cmd.Kind()); err != nil {
 		return err
 	}
-	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: done})
+	release, err := s.admit(a)
+	if err != nil {
+		return err
+	}
+	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: after(release, done)})
 	return nil
 }
 

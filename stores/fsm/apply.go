@@ -238,6 +238,9 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	if err := checkAppend(c); err != nil {
 		return AppendResult{Err: err}, nil
 	}
+	if refused, err := a.refuseRestoring(); refused != nil || err != nil {
+		return AppendResult{Err: refused}, err
+	}
 	a.hashes = a.hashes[:0]
 	for i := range c.Events {
 		a.hashes = append(a.hashes, hash64(c.Events[i].ID))

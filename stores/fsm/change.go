@@ -10,6 +10,7 @@ import (
 const (
 	kindSnapshot = 3 // aggregate.go
 	kindStream   = 4 // stream.go
+	kindRestore  = 6 // restore.go
 )
 
 // Feature names what a kind of command is for, in words that go into an error.
@@ -19,6 +20,8 @@ func Feature(kind int) string {
 		return "snapshots of aggregates"
 	case kindStream:
 		return "deleting, truncating and metadata of streams"
+	case kindRestore:
+		return "restoring a backup"
 	}
 	return "appends over several streams or with conditions"
 }
@@ -41,6 +44,8 @@ func decodeChange(kind byte, r *reader) (Change, error) {
 		return decodeSnapshotChange(r), nil
 	case kindStream:
 		return decodeStreamChange(r), nil
+	case kindRestore:
+		return decodeRestoreChange(r), nil
 	}
 	return nil, fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
 }
@@ -62,6 +67,11 @@ func (d *decoder) change(kind byte, body []byte) error {
 }
 
 func (a *applier) change(c Change) (AppendResult, error) {
+	if c.Kind() != kindRestore {
+		if refused, err := a.refuseRestoring(); refused != nil || err != nil {
+			return AppendResult{Err: refused}, err
+		}
+	}
 	value, refused, err := c.apply(a)
 	return AppendResult{Value: value, Err: refused}, err
 }

@@ -64,6 +64,7 @@ type FSM struct {
 	uses       atomic.Uint64  // calls of enter
 	pending    atomic.Uint64  // bytes in the active overlay
 	held       atomic.Uint64  // bytes in the frozen one
+	restoring  atomic.Int32   // whether a restore is under way, where it is known, see restore.go
 
 	bounds   bounds                  // of the work on runs that a flush does
 	hookStep func(step string) error // tests: called at the steps of a flush; its error is a crash there

@@ -446,14 +446,14 @@ func (l *lister) first() (first *iterator) {
 // Info describes the state.
 type Info struct {
 	Streams, Events, LastPosition, Applied, Term uint64
-	DiskBytes                                    int64
+	DiskBytes, Bytes                             int64 // of the file; of that what is in use, with what is to be written yet
 }
 
 // Info describes the state.
 func (f *FSM) Info() (info Info, err error) {
 	err = f.view(func(v *view) error {
 		st := v.st
-		info = Info{Streams: st.streams, Events: st.position, LastPosition: st.position, Applied: st.applied, Term: st.term}
+		info = Info{Streams: st.streams, Events: st.position, LastPosition: st.position, Applied: st.applied, Term: st.term, Bytes: f.used(v.disk.tx)}
 		return nil
 	})
 	if fi, serr := os.Stat(f.cfg.Path); serr == nil {

@@ -226,6 +226,7 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := f.reopen(tmp); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
+	f.restoring.Store(restoringUnknown)
 	return f.hook("restored")
 }
 

@@ -197,17 +197,11 @@ func (a *applier) streamState(stream string) (streamState, error) {
 	return v.streamState(stream)
 }
 
-// putStream sets the stream's state, which was old.
-func (a *applier) putStream(stream string, old, s *streamState) error {
+// putStream sets the stream's state.
+func (a *applier) putStream(stream string, s *streamState) error {
 	if s.zero() {
-		was, err := a.dropKey(streamKey(stream))
-		if was {
-			a.st.trimmed--
-		}
+		_, err := a.dropKey(streamKey(stream))
 		return err
-	}
-	if old.zero() {
-		a.st.trimmed++
 	}
 	return a.putKey(streamKey(stream), s.encode(make([]byte, 0, 32+len(s.custom))))
 }
@@ -224,7 +218,7 @@ func (a *applier) written(stream string, h *head) error {
 	if s.deleted == old.deleted && s.first == old.first {
 		return nil
 	}
-	return a.putStream(stream, &old, &s)
+	return a.putStream(stream, &s)
 }
 
 // tombstoned refuses an append to a stream that is deleted for ever.
@@ -301,7 +295,7 @@ func (c *StreamChange) apply(a *applier) (any, *api.Error, error) {
 				return nil, nil, err
 			}
 		}
-		if err := a.putStream(c.Stream, &old, &s); err != nil {
+		if err := a.putStream(c.Stream, &s); err != nil {
 			return nil, nil, err
 		}
 	}
