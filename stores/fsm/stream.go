@@ -199,6 +199,7 @@ func (a *applier) streamState(stream string) (streamState, error) {
 
 // putStream sets the stream's state, which was old.
 func (a *applier) putStream(stream string, old, s *streamState) error {
+	a.cut = true
 	if s.zero() {
 		was, err := a.dropKey(streamKey(stream))
 		if was {
@@ -407,69 +408,4 @@ func (f *FSM) StreamState(stream string) (state api.StreamState, exists bool, ap
 		return nil
 	})
 	return state, exists, applied, err
-}
-
-// Expirable returns streams behind after, in name order, whose first event is too old at now; limit is how many streams with a maximal age are looked at. next is where to
-// go on; empty: those were all.
-func (f *FSM) Expirable(now int64, after string, limit int) (streams []string, next string, err error) {
-	type aged struct {
-		name string
-		s    streamState
-	}
-	var some []aged
-	looked := 0
-	err = f.view(func(v *view) error {
-		if v.st.trimmed == 0 {
-			return nil
-		}
-		return v.scan(streamKey(""), streamKey(after), func(key string, sealed []byte) (bool, error) {
-			name := key[len(streamKey("")):]
-			if name == after && after != "" {
-				return true, nil
-			}
-			if looked++; looked > limit {
-				return false, nil
-			}
-			value, err := unseal([]byte(key), sealed)
-			if err != nil {
-				return false, err
-			}
-			s, err := decodeStream(value)
-			s.custom, next = nil, name
-			if s.maxAge > 0 && !s.deleted && err == nil {
-				some = append(some, aged{name, s})
-			}
-			return true, err
-		})
-	})
-	if err != nil {
-		return nil, "", err
-	}
-	if looked <= limit {
-		next = ""
-	}
-	for _, a := range some {
-		err := f.viewStream(a.name, func(v *view, h head) error {
-			if a.s.first >= h.count {
-				return nil
-			}
-			position, err := v.seek(&h, a.s.first)
-			if err != nil {
-				return err
-			}
-			value, err := v.record(position)
-			if err != nil {
-				return err
-			}
-			rec, err := peekRecord(position, value)
-			if err == nil && rec.time < a.s.oldest(now) {
-				streams = append(streams, a.name)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, "", err
-		}
-	}
-	return streams, next, nil
 }
