@@ -310,3 +310,34 @@ func TestRestoreRefusesForgedPages(t *testing.T) {
 		t.Errorf("the whole page: %+v, %v", r, err)
 	}
 }
+
+// BenchmarkRestore takes pages of 768 KiB, flushed as stores.Store does; an operation is an event.
+func BenchmarkRestore(b *testing.B) {
+	page := func(first, n int) []byte {
+		var p api.BackupEvents
+		for i := first; i < first+n; i++ {
+			e := EventRecord{ID: fmt.Sprintf("m%020d", i), Type: "OrderPlaced", JSON: true, Data: []byte(fmt.Sprintf(`{"n":%d,"text":"%0200d"}`, i, i)), Tags: []string{fmt.Sprint("c:", i%1000)}}
+			p.Add(&api.BackupEvent{Position: uint64(i + 1), Stream: fmt.Sprint("s-", i%1000), Version: uint64(i / 1000), Time: testTime, Body: e.encode(nil)})
+		}
+		return p.Encode()
+	}
+	f := openLazy(b, filepath.Join(b.TempDir(), "state.db"))
+	defer f.Close()
+	index := uint64(0)
+	step := func(c *RestoreChange) {
+		index++
+		c.Restore = "r"
+		res := f.Apply(&raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: EncodeBodies([]Body{ChangeBody(c)})}).(Result)
+		if err := res.Append[0].Err; err != nil {
+			b.Fatal(err)
+		}
+	}
+	step(&RestoreChange{Op: RestoreBegin})
+	const perPage = 3000
+	for done := 0; done < b.N; done += perPage {
+		b.StopTimer()
+		p := page(done, perPage)
+		b.StartTimer()
+		step(&RestoreChange{Op: RestoreEvents, Page: p})
+	}
+}
