@@ -68,7 +68,7 @@ var (
 	ErrBadName          = def(400, 20402, "bad_name", "a name holds characters that are not allowed, is empty, reserved or too long")
 	ErrUnknownVerb      = def(404, 20403, "unknown_verb", "no such verb; the description lists those there are")
 	ErrStoreNotFound    = def(404, 20404, "store_not_found", "no such store; create it with es.config.write.put.<store>")
-	ErrStreamNotFound   = def(404, 20405, "stream_not_found", "the stream has no events")
+	ErrStreamNotFound   = def(404, 20405, "stream_not_found", "the stream has no events, or is deleted")
 	ErrConfigNotFound   = def(404, 20406, "config_not_found", "no configuration record of that name")
 	ErrSnapshotNotFound = def(404, 20407, "snapshot_not_found", "the stream has no such snapshot")
 	ErrWrongVersion     = def(409, 20409, "wrong_expected_version", "the stream is not at the expected version; actual_version says where it is")
@@ -96,6 +96,7 @@ var (
 	ErrUnknownNode      = def(404, 20511, "node_not_found", "no such member of the cluster")
 	ErrUnknownFormat    = def(500, 20513, "unknown_entry", "a replicated entry needs a newer version of this program")
 	ErrReservedName     = def(400, 20514, "reserved_name", "the store name is reserved for the cluster itself")
+	ErrStreamDeleted    = def(410, 20516, "stream_deleted", "the stream was deleted for ever by a hard delete; nothing can be written to it; use another name")
 	ErrFeature          = def(503, 20515, "feature_unavailable", "a member of the store cannot carry out this request yet; nothing was written; upgrade the node that the description names")
 )
 

@@ -54,6 +54,9 @@ type Reply struct {
 	Error *Error `json:"error,omitempty"`
 }
 
+// Failure returns the reply's error; nil when it has none.
+func (r *Reply) Failure() *Error { return r.Error }
+
 // Types of replies and published messages.
 const (
 	TypeAppend         = "io.quorate.v1.append_response"

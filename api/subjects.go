@@ -56,6 +56,9 @@ func (s Subjects) verb(store, class, verb, name string) string {
 // Event returns the subject on which a stream's committed events are published.
 func (s Subjects) Event(store, stream string) string { return s.Of(store, ClassEvent, stream) }
 
+// Source returns what the events of a store have as their CloudEvents source, unless they came with another.
+func (s Subjects) Source(store string) string { return "/" + s.prefix() + "/" + store }
+
 // LeaderEvent returns the subject on which a store's leadership changes are published.
 func (s Subjects) LeaderEvent(store string) string {
 	return s.Of(ClusterStore, ClassEvent, "leader", store)

@@ -27,10 +27,13 @@ type BackupOptions struct {
 const askPatience = 30 * time.Second
 
 // ask sends a request of a backup, restore or import, all of which may be repeated.
-func (s *Store) ask(ctx context.Context, subject string, request, into any) error {
+func ask[T any, P interface {
+	*T
+	Failure() *api.Error
+}](ctx context.Context, s *Store, what effect, subject string, body any) (*T, error) {
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	return s.client.call(ctx, subject, request, true, into)
+	return call[T, P](ctx, s.client, request{subject: subject, effect: what, body: body})
 }
 
 // Backup writes the whole store to w while it is in use: its state right behind one event, whose position the summary has, with every write that was acknowledged before
@@ -87,8 +90,8 @@ func (j *backupJob) run(ctx context.Context) error {
 		}
 	}
 	for range backupSets {
-		var keys api.BackupKeysResponse
-		if err := j.store.ask(ctx, j.subject("backup_keys"), api.BackupKeysRequest{}, &keys); err != nil {
+		keys, err := j.page(ctx, api.BackupKeysRequest{})
+		if err != nil {
 			return err
 		}
 		if err := j.same(keys.Incarnation); err != nil {
@@ -97,7 +100,7 @@ func (j *backupJob) run(ctx context.Context) error {
 		if _, err := j.events(ctx, keys.Position); err != nil {
 			return err
 		}
-		switch err := j.keys(ctx, &keys); {
+		switch err := j.keys(ctx, keys); {
 		case err == nil && j.out.summary.Keys != keys.Keys:
 			return fmt.Errorf("there are %d keys, and %d were announced", j.out.summary.Keys, keys.Keys)
 		case errors.Is(err, api.ErrBackupSetGone) && j.out.summary.Keys == 0:
@@ -109,8 +112,8 @@ func (j *backupJob) run(ctx context.Context) error {
 	return errors.New("the node that kept the store's keys lost them again and again; try once more when the cluster is calm")
 }
 
-func (j *backupJob) subject(verb string) string {
-	return j.store.client.subjects.Read(j.store.name, verb, "")
+func (j *backupJob) page(ctx context.Context, r api.BackupKeysRequest) (*api.BackupKeysResponse, error) {
+	return ask[api.BackupKeysResponse](ctx, j.store, reads, j.store.client.subjects.Read(j.store.name, "backup_keys", ""), r)
 }
 
 func (j *backupJob) same(incarnation uint64) error {
@@ -148,16 +151,15 @@ func (j *backupJob) events(ctx context.Context, upTo uint64) (last uint64, err e
 // keys adds the pages of the set, of which the first is here.
 func (j *backupJob) keys(ctx context.Context, set *api.BackupKeysResponse) error {
 	if set.Pages > 1 { // the others first: when the set is lost nothing of it may be written
-		var second api.BackupKeysResponse
-		if err := j.store.ask(ctx, j.subject("backup_keys"), api.BackupKeysRequest{Set: set.Set, Page: 1}, &second); err != nil {
+		if _, err := j.page(ctx, api.BackupKeysRequest{Set: set.Set, Page: 1}); err != nil {
 			return err
 		}
 	}
 	for i := range set.Pages {
 		page := set
 		if i > 0 {
-			page = &api.BackupKeysResponse{}
-			if err := j.store.ask(ctx, j.subject("backup_keys"), api.BackupKeysRequest{Set: set.Set, Page: i}, page); err != nil {
+			var err error
+			if page, err = j.page(ctx, api.BackupKeysRequest{Set: set.Set, Page: i}); err != nil {
 				return err
 			}
 		}
@@ -191,8 +193,7 @@ func (s *Store) backupPages(ctx context.Context, after, upTo uint64, fn func(*ap
 	go func() { // ends with the last page, the first error, or ctx, which is done when fn's caller returns
 		defer close(pages)
 		for {
-			res := new(api.BackupResponse)
-			err := s.ask(ctx, s.client.subjects.Read(s.name, "backup", ""), api.BackupRequest{After: after, UpTo: upTo}, res)
+			res, err := ask[api.BackupResponse](ctx, s, reads, s.client.subjects.Read(s.name, "backup", ""), api.BackupRequest{After: after, UpTo: upTo})
 			select {
 			case pages <- result{res, err}:
 			case <-ctx.Done():

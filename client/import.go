@@ -65,8 +65,7 @@ func (im *Importer) Flush(ctx context.Context) error {
 }
 
 func (im *Importer) append(ctx context.Context, batch []api.NewEvent) error {
-	var res api.AppendSeveralResponse
-	err := im.store.ask(ctx, im.store.client.subjects.Write(im.store.name, "append", ""), api.AppendRequest{Events: batch}, &res)
+	res, err := ask[api.AppendSeveralResponse](ctx, im.store, safe, im.store.client.subjects.Write(im.store.name, "append", ""), api.AppendRequest{Events: batch})
 	half := len(batch) / 2
 	switch {
 	case half > 0 && (errors.Is(err, api.ErrEventIDConflict) || errors.Is(err, api.ErrTooLarge)):

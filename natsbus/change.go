@@ -32,6 +32,15 @@ func newChange(r *request, s *stores.Store) (write, *api.Error) {
 		}
 		err := api.Unmarshal(r.message.Data(), &q)
 		return &change{raw: r.message.Data(), start: func(done stores.Done) *api.Error { return s.Restore(q, done) }}, err
+	case "delete":
+		var q api.DeleteStreamRequest
+		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.DeleteStream(name, q, done) })
+	case "truncate":
+		var q api.TruncateStreamRequest
+		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.TruncateStream(name, q, done) })
+	case "metadata":
+		var q api.StreamMetadataRequest
+		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.PutStreamMetadata(name, q, done) })
 	}
 	return nil, api.UnknownVerb(r.subject)
 }

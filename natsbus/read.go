@@ -53,6 +53,13 @@ func (b *Bus) readStore(r *request) {
 			v, err := s.Snapshots(ctx, name, q)
 			r.answer(v, err)
 		}
+	case "metadata":
+		var q api.StreamStateRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.StreamState(ctx, name, q)
+			r.answer(v, err)
+		}
 	case "all", "query":
 		var q api.ReadAllRequest
 		if s, ctx, cancel := b.openRead(r, &q, func() int { return q.WaitMS }); s != nil {

@@ -47,7 +47,7 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	if err != nil {
 		return nil, err
 	}
-	q := fsm.StreamQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.From == nil}
+	q := fsm.StreamQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.From == nil, Now: s.now().UnixMicro()}
 	if r.From != nil {
 		q.From = *r.From
 	}
@@ -62,7 +62,7 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	err = s.poll(ctx, r.WaitMS, func() (bool, error) {
 		var err error
 		page, err = s.machine.ReadStream(stream, q)
-		return len(page.Events) > 0, err
+		return len(page.Events) > 0 || err == nil && !page.End, err
 	})
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadRes
 	if err != nil {
 		return nil, err
 	}
-	q := fsm.AllQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.After == nil, Query: r.Query}
+	q := fsm.AllQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.After == nil, Query: r.Query, Now: s.now().UnixMicro()}
 	if r.After != nil {
 		q.After = *r.After
 	}

@@ -254,7 +254,9 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	case dup != nil:
 		return *dup, nil
 	}
-	refused, err = a.expect(c)
+	if refused, err = a.tombstoned(c); refused == nil && err == nil {
+		refused, err = a.expect(c)
+	}
 	if refused != nil || err != nil {
 		return AppendResult{Err: refused}, err
 	}
@@ -273,7 +275,10 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	}
 	a.o.terms.mu.Unlock()
 	res.Version, res.Position = h.count-1, a.st.position
-	return res, nil
+	if a.st.trimmed > 0 {
+		err = a.written(c.Stream, h)
+	}
+	return res, err
 }
 
 // number gives a stream that does not exist yet its number.

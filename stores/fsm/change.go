@@ -9,6 +9,7 @@ import (
 // Kinds of commands that are not appends. Each began with a version of the program; see Kinds.
 const (
 	kindSnapshot = 3 // aggregate.go
+	kindStream   = 4 // stream.go
 	kindRestore  = 6 // restore.go
 )
 
@@ -17,6 +18,8 @@ func Feature(kind int) string {
 	switch kind {
 	case kindSnapshot:
 		return "snapshots of aggregates"
+	case kindStream:
+		return "deleting, truncating and metadata of streams"
 	case kindRestore:
 		return "restoring a backup"
 	}
@@ -39,6 +42,8 @@ func decodeChange(kind byte, r *reader) (Change, error) {
 	switch kind {
 	case kindSnapshot:
 		return decodeSnapshotChange(r), nil
+	case kindStream:
+		return decodeStreamChange(r), nil
 	case kindRestore:
 		return decodeRestoreChange(r), nil
 	}

@@ -38,6 +38,7 @@ type record struct {
 	version uint64
 	time    int64
 	event   EventRecord
+	stub    bool // the event is gone; of it there is only the id
 }
 
 // appendRecord appends the record of an event, whose encoding is raw, for the position; it is the next one of the stream.

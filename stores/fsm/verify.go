@@ -16,7 +16,7 @@ import (
 func (f *FSM) Hash() ([]byte, error) {
 	h := sha256.New()
 	err := f.view(func(v *view) error {
-		for _, n := range []uint64{f.cfg.Store, f.cfg.Incarnation, v.st.applied, v.st.term, v.st.position, v.st.streams, v.st.kinds, v.st.keys} {
+		for _, n := range []uint64{f.cfg.Store, f.cfg.Incarnation, v.st.applied, v.st.term, v.st.position, v.st.streams, v.st.kinds, v.st.keys, v.st.trimmed} {
 			h.Write(u64(n))
 		}
 		err := v.each(1, func(_ uint64, value []byte) (bool, error) {
