@@ -9,6 +9,13 @@ import (
 )
 
 func marshal(v any) ([]byte, error) {
+	if page, ok := v.(*ReadResponse); ok && page != nil {
+		return appendPage(page)
+	}
+	return marshalAny(v)
+}
+
+func marshalAny(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)

@@ -50,30 +50,37 @@ func thousands(n int) string {
 	return s
 }
 
-// throughput measures the rows that need all systems at once: one is loaded, the others idle.
-func (b *bench) throughput(ctx context.Context) {
-	cases := []struct {
-		clients, stores, size int
-		quick                 bool
-	}{{1, 1, 256, true}, {16, 1, 256, false}, {64, 1, 256, true}, {256, 1, 256, false}, {64, busy, 256, true}, {64, 1, 4096, false}, {64, busy, 4096, false}}
-	if up := b.start(ctx, b.systems...); len(up) == 0 {
+// appendCases are the rows about throughput that measure all systems in turn; quick ones are essential.
+var appendCases = []struct {
+	clients, stores, size int
+	quick                 bool
+}{{1, 1, 256, true}, {16, 1, 256, false}, {64, 1, 256, true}, {256, 1, 256, false}, {64, busy, 256, true}, {64, 1, 4096, false}, {64, busy, 4096, false}}
+
+// together measures the rows that need all systems at once: one is loaded, the others idle.
+func (b *bench) together(ctx context.Context) {
+	var rows []*result
+	for _, k := range appendCases {
+		rows = append(rows, appendRow(topicAppends, k.clients, k.stores, k.size))
+	}
+	read := newReadRows(b.events)
+	if !b.wanted(append(read.all(), rows...)...) {
 		return
 	}
-	for _, s := range b.systems {
+	for _, s := range b.start(ctx, b.systems...) {
 		b.progress("%s: making %d stores", s.name(), busy+1)
 		if err := notLeft(makeStores(ctx, s, 0, busy+1, 4)); err != nil {
-			b.progress("%s: making stores: %v", s.name(), err)
+			b.drop(s, fmt.Errorf("making stores: %w", err))
 		}
 	}
-	for _, k := range cases {
-		if b.quick && !k.quick {
-			continue
+	for i, k := range appendCases {
+		if !b.quick || k.quick {
+			b.measure(ctx, b.systems, rows[i], func(s system) (float64, error) {
+				return load(ctx, s, rows[i], k.clients, 0, k.stores, k.size, b.slice)
+			})
 		}
-		row := appendRow(topicAppends, k.clients, k.stores, k.size)
-		b.measure(ctx, b.systems, row, func(s system) (float64, error) {
-			return load(ctx, s, row, k.clients, 0, k.stores, k.size, b.slice)
-		})
 	}
+	b.reading(ctx, read)
+	b.stop()
 }
 
 // load runs clients, each with one request under way, over the stores from first on, and returns acknowledged appends a second. Errors are counted in the row.

@@ -17,23 +17,28 @@ type bench struct {
 	began   time.Time
 }
 
-// start starts systems; one that does not start is left out of the rest of the run, and the report says why.
+// start starts systems and returns those that run. One that does not start is dropped.
 func (b *bench) start(ctx context.Context, systems ...system) (up []system) {
 	for _, s := range systems {
 		b.progress("starting %s", s.name())
 		if err := s.start(ctx); err != nil {
-			s.stop()
-			if b.report.Failed == nil {
-				b.report.Failed = map[string]string{}
-			}
-			b.report.Failed[s.name()] = err.Error()
-			b.progress("%s does not start: %v", s.name(), err)
-			b.systems = slices.DeleteFunc(slices.Clone(b.systems), func(other system) bool { return other == s })
+			b.drop(s, fmt.Errorf("it does not start: %w", err))
 			continue
 		}
 		up = append(up, s)
 	}
 	return up
+}
+
+// drop leaves a system out of the rest of the run.
+func (b *bench) drop(s system, err error) {
+	s.stop()
+	if b.report.Failed == nil {
+		b.report.Failed = map[string]string{}
+	}
+	b.report.Failed[s.name()] = err.Error()
+	b.progress("%s: %v", s.name(), err)
+	b.systems = slices.DeleteFunc(slices.Clone(b.systems), func(other system) bool { return other == s })
 }
 
 func (b *bench) stop() {

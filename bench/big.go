@@ -15,18 +15,18 @@ type bigRows struct {
 }
 
 func newBigRows(events int) bigRows {
-	n := "store of " + thousands(events) + " events: "
+	n := thousands(events) + " events in a store: "
 	return bigRows{
-		fill: newResult(topicBig, n+"filling it", "events/s").
+		fill: newResult(topicBig, n+"writing them", "events/s").
 			note("Quorate: a thousand events an append, fsynced. JetStream, default: asynchronous publishing, not fsynced"),
-		disk:  newResult(topicBig, n+"disk an event and node, settled", "bytes").lower().goal(atMost(512)).note("log and state"),
-		state: newResult(topicBig, n+"the same, without the log", "bytes").lower(),
-		full:  newResult(topicBig, n+"appends to it, 64 clients, 256 B", "acknowledged appends/s"),
-		empty: newResult(topicBig, n+"appends to an empty store beside it", "acknowledged appends/s").note("in turn with those to the big one, in the same cluster"),
-		against: newResult(topicBig, n+"append rate against the empty one", "ratio").goal(atLeast(0.9, "")).
+		disk:  newResult(topicBig, n+"disk an event and node, settled", "bytes").lower().goal(atMost(512)).note("log and state; 256 bytes of payload"),
+		state: newResult(topicBig, n+"disk an event and node, without the log", "bytes").lower(),
+		full:  newResult(topicBig, n+"64 clients append to it", "acknowledged appends/s"),
+		empty: newResult(topicBig, n+"64 clients append to an empty store beside it", "acknowledged appends/s").note("in turn with the appends to the big one"),
+		against: newResult(topicBig, n+"append rate, as a share of the empty store's", "ratio").goal(atLeast(0.9, "")).
 			note("of measurements that were taken one after the other"),
-		ready:    newResult(topicBig, n+"kill -9 and restart of a node, until it says that it is ready", "s").lower().goal(atMost(2)),
-		caughtUp: newResult(topicBig, n+"the same, until its replicas have caught up", "s").lower(),
+		ready:    newResult(topicBig, n+"kill -9 and start of a node: ready", "s").lower().goal(atMost(2)),
+		caughtUp: newResult(topicBig, n+"kill -9 and start of a node: replicas have caught up", "s").lower(),
 		middle:   newResult(topicBig, n+"catch up from the middle, 1 client", "events/s"),
 	}
 }

@@ -40,6 +40,7 @@ type config struct {
 	out                 string
 	markdown            string
 	svg                 string
+	command             string
 }
 
 func main() {
@@ -62,6 +63,7 @@ func main() {
 	flag.StringVar(&c.out, "json", "", "write the raw results here")
 	flag.StringVar(&c.markdown, "markdown", "", "put the tables between the markers in this file")
 	flag.StringVar(&c.svg, "svg", "", "draw bar charts into this directory")
+	flag.StringVar(&c.command, "command", "bench "+strings.Join(os.Args[1:], " "), "what the report says that it was made with")
 	flag.Parse()
 	c.rows, c.systems = regexp.MustCompile(*rows), regexp.MustCompile(*only)
 	if c.quick {
@@ -87,7 +89,7 @@ func run(ctx context.Context, c config) error {
 	c.dir = dir
 	b := &bench{config: c, began: time.Now()}
 	r := &b.report
-	r.Machine, r.Command, r.Date = machine(c), "bench "+strings.Join(os.Args[1:], " "), time.Now().UTC().Format(time.DateOnly)
+	r.Machine, r.Command, r.Date = machine(c), c.command, time.Now().UTC().Format(time.DateOnly)
 	for _, s := range candidates(c) {
 		if s.name() == nameQuorate || c.systems.MatchString(s.name()) {
 			b.systems = append(b.systems, s)
@@ -96,9 +98,7 @@ func run(ctx context.Context, c config) error {
 	}
 	fmt.Println(r.Machine)
 	defer b.stop()
-	b.throughput(ctx)
-	b.reading(ctx)
-	b.stop()
+	b.together(ctx)
 	if c.quick {
 		fmt.Println("\nleft out by -quick: 16 and 256 clients, 4 KiB, many stores (idle cost, failover, restart), a big store")
 	} else {

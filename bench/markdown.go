@@ -64,17 +64,18 @@ func tables(r *report) string {
 			fmt.Fprintf(&b, " %s |\n", strings.Join(lines, "<br>"))
 			remarks = append(remarks, row.remarks()...)
 		}
+		remarks = append(remarks, leftOutOf(rows)...)
 		if len(remarks) > 0 {
 			b.WriteString("\n")
 		}
-		for _, line := range slices.Compact(remarks) {
+		for _, line := range remarks {
 			fmt.Fprintf(&b, "- %s\n", cell(line))
 		}
 	}
 	if len(r.Skipped)+len(r.Failed) > 0 {
 		b.WriteString("\nNot measured:\n\n")
 		for _, s := range slices.Sorted(maps.Keys(r.Failed)) {
-			fmt.Fprintf(&b, "- %s did not start: %s\n", s, cell(r.Failed[s]))
+			fmt.Fprintf(&b, "- %s: %s\n", s, cell(r.Failed[s]))
 		}
 		for _, line := range r.Skipped {
 			fmt.Fprintf(&b, "- %s\n", cell(line))
@@ -120,11 +121,26 @@ func (r *result) remarks() (lines []string) {
 	if r.Note != "" {
 		lines = append(lines, fmt.Sprintf("%s: %s.", r.Name, r.Note))
 	}
-	for _, s := range slices.Sorted(maps.Keys(r.LeftOut)) {
-		lines = append(lines, fmt.Sprintf("%s: %s is left out: %s.", r.Name, s, r.LeftOut[s]))
-	}
 	for _, s := range slices.Sorted(maps.Keys(r.Failed)) {
 		lines = append(lines, fmt.Sprintf("%s: %s failed: %s", r.Name, s, r.Failed[s]))
+	}
+	return lines
+}
+
+// leftOutOf tells a reason once, with the rows that it is about, unless it is about all of them.
+func leftOutOf(rows []*result) (lines []string) {
+	about := map[string][]string{}
+	for _, row := range rows {
+		for s, why := range row.LeftOut {
+			key := s + " is left out: " + why + "."
+			about[key] = append(about[key], row.Name)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(about)) {
+		if names := about[key]; len(names) < len(rows) {
+			key = strings.Join(names, "; ") + ": " + key
+		}
+		lines = append(lines, key)
 	}
 	return lines
 }

@@ -6,43 +6,54 @@ import (
 	"time"
 )
 
-// reading fills a store and reads it from its beginning, and looks at what it takes on disk.
-func (b *bench) reading(ctx context.Context) {
-	n := thousands(b.events)
-	disk := newResult(topicRead, "disk a 256 B event and node, "+n+" events, settled", "bytes").lower().goal(atMost(512)).
-		note("log and state; segments of the log are of fixed size, whatever is in them")
-	state := newResult(topicRead, "the same, without the log", "bytes").lower()
-	stream := newResult(topicRead, "read a stream from its beginning, 1 client", "events/s")
-	whole := newResult(topicRead, "catch up with a store of "+n+" events, 1 client", "events/s").goal(atLeast(1, nameDefault)).
-		note("JetStream: an ordered consumer. etcd: ranges of keys; the events of a stream are in order, those of a store are not")
-	if ctx.Err() != nil || !b.wanted(disk, state, stream, whole) || b.late(disk, state, stream, whole) {
-		return
-	}
-	inStream := 0
-	for i := range b.events {
+// readRows are the rows about reading, and about what that takes on disk.
+type readRows struct {
+	disk, state, stream, whole *result
+	inStream                   int // events of the stream that is read
+}
+
+func newReadRows(events int) readRows {
+	var r readRows
+	for i := range events {
 		if readWriter(i%64) == 0 {
-			inStream++
+			r.inStream++
 		}
 	}
-	stream.Name = fmt.Sprintf("read a stream of %s events, 1 client", thousands(inStream))
+	n := thousands(events)
+	r.disk = newResult(topicRead, "disk a 256 B event and node, settled", "bytes").lower().goal(atMost(512)).
+		note(n + " events, each an append of its own; log and state. Segments of the log are of fixed size, whatever is in them")
+	r.state = newResult(topicRead, "disk a 256 B event and node, without the log", "bytes").lower()
+	r.stream = newResult(topicRead, "read a stream of "+thousands(r.inStream)+" events, 1 client", "events/s")
+	r.whole = newResult(topicRead, "catch up with a store of "+n+" events, 1 client", "events/s").goal(atLeast(1, nameDefault)).
+		note("JetStream: an ordered consumer. etcd: ranges of keys; the events of a stream are in order, those of a store are not")
+	return r
+}
+
+func (r readRows) all() []*result { return []*result{r.disk, r.state, r.stream, r.whole} }
+
+// reading fills a store, looks at what it takes on disk, and reads it from its beginning.
+func (b *bench) reading(ctx context.Context, r readRows) {
+	if ctx.Err() != nil || !b.wanted(r.all()...) || b.late(r.all()...) {
+		return
+	}
 	for _, s := range b.systems {
-		b.progress("%s: filling a store with %s events", s.name(), n)
+		b.progress("%s: filling a store with %s events", s.name(), thousands(b.events))
 		s.nodes().settled(ctx)
 		before, beforeState := b.onDisk(s)
 		if err := b.fillSlowly(ctx, s); err != nil {
-			fail(ctx, s, fmt.Errorf("fill: %w", err), disk, state, stream, whole)
+			fail(ctx, s, fmt.Errorf("fill: %w", err), r.all()...)
 			continue
 		}
 		s.nodes().settled(ctx)
 		after, afterState := b.onDisk(s)
-		disk.took(ctx, s, (after-before)/float64(b.events), nil)
-		state.took(ctx, s, (afterState-beforeState)/float64(b.events), nil)
+		r.disk.took(ctx, s, (after-before)/float64(b.events), nil)
+		r.state.took(ctx, s, (afterState-beforeState)/float64(b.events), nil)
 	}
-	b.add(ctx, disk, state)
-	b.measure(ctx, b.systems, stream, func(s system) (float64, error) {
-		return timed(inStream, func() (int, error) { return s.readStream(ctx, busy, 0) })
+	b.add(ctx, r.disk, r.state)
+	b.measure(ctx, b.systems, r.stream, func(s system) (float64, error) {
+		return timed(r.inStream, func() (int, error) { return s.readStream(ctx, busy, 0) })
 	})
-	b.measure(ctx, b.systems, whole, func(s system) (float64, error) {
+	b.measure(ctx, b.systems, r.whole, func(s system) (float64, error) {
 		return timed(b.events, func() (int, error) { return s.readAll(ctx, busy, 0, 0) })
 	})
 }

@@ -14,7 +14,7 @@ type report struct {
 	Systems []string
 	Rows    []*result
 	Skipped []string          // rows that were not begun, and why
-	Failed  map[string]string // systems that did not start
+	Failed  map[string]string // systems that were dropped, and why
 }
 
 // result is one row: each system's measurements, in the order in which they were taken; those with the same index were taken one after the other.

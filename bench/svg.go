@@ -40,7 +40,7 @@ const (
 	pictureWidth = 820
 	margin       = 20
 	barLeft      = 200 // the systems' names end before it
-	barRight     = pictureWidth - 140
+	barRight     = pictureWidth - 215
 	barHeight    = 16
 	barStep      = 21
 	rowGap       = 44

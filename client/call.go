@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -70,7 +69,7 @@ func call[T any, P interface {
 		m, err := c.once(ctx, r, payload)
 		if err == nil {
 			v := P(new(T))
-			if err := json.Unmarshal(m.Data, v); err != nil {
+			if err := api.UnmarshalReply(m.Data, v); err != nil {
 				return nil, fmt.Errorf("%s: the reply is not understood: %w", r.subject, err)
 			}
 			failure := v.Failure()

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,6 +76,7 @@ type Node struct {
 	Data                    string
 	NATS, Route, Raft, HTTP string // host:port
 	cluster                 *Cluster
+	in                      []string
 	args                    []string
 	cmd                     *exec.Cmd
 	exited                  chan struct{} // closed when the process has ended
@@ -93,18 +95,39 @@ func Start(t testing.TB, n int, extra ...string) *Cluster {
 	return c
 }
 
+// Place is where a node runs.
+type Place struct {
+	Host string   // its address; empty: loopback, with ports that nobody uses
+	In   []string // what its command begins with, to run in a network namespace
+	Data string   // its directory; empty: one of the test's
+}
+
 // New prepares n nodes without starting them.
 func New(t testing.TB, n int, extra ...string) *Cluster {
 	t.Helper()
+	return NewAt(t, make([]Place, n), extra...)
+}
+
+// NewAt prepares a node for each place without starting them.
+func NewAt(t testing.TB, places []Place, extra ...string) *Cluster {
+	t.Helper()
+	n := len(places)
 	c := &Cluster{T: t, bin: Binary(t)}
 	ports := FreePorts(t, 4*n)
-	addr := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
 	root := t.TempDir()
-	for i := range n {
+	for i, p := range places {
 		name := fmt.Sprintf("n%d", i+1)
+		addr := func(k int) string {
+			if p.Host != "" {
+				return fmt.Sprintf("%s:%d", p.Host, []int{4222, 6222, 7222, 8222}[k])
+			}
+			return fmt.Sprintf("127.0.0.1:%d", ports[4*i+k])
+		}
+		if p.Data == "" {
+			p.Data = filepath.Join(root, name)
+		}
 		c.Nodes = append(c.Nodes, &Node{
-			Name: name, Data: filepath.Join(root, name), NATS: addr(4 * i), Route: addr(4*i + 1), Raft: addr(4*i + 2), HTTP: addr(4*i + 3),
-			cluster: c, log: &lockedBuffer{},
+			Name: name, Data: p.Data, NATS: addr(0), Route: addr(1), Raft: addr(2), HTTP: addr(3), in: p.In, cluster: c, log: &lockedBuffer{},
 		})
 	}
 	for _, node := range c.Nodes {
@@ -136,6 +159,9 @@ func tail(s string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
+// Use makes the cluster's nodes run another binary from their next start on.
+func (c *Cluster) Use(binary string) { c.bin = binary }
+
 // FreePorts returns ports that nobody uses now. They are all held at once, so that none is given twice.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
@@ -156,7 +182,8 @@ func (n *Node) Start() {
 	t := n.cluster.T
 	t.Helper()
 	n.down = false
-	n.cmd = exec.Command(n.cluster.bin, n.args...)
+	command := append(append(slices.Clone(n.in), n.cluster.bin), n.args...) // what it begins with replaces itself by the node: signals reach it
+	n.cmd = exec.Command(command[0], command[1:]...)
 	n.cmd.Stderr, n.cmd.Stdout = n.log, n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := n.cmd.Start(); err != nil {

@@ -129,6 +129,9 @@ func (f *FSM) publish(a *applier) (dirtied bool) {
 	}
 	a.o.shown = a.o.layer
 	a.o.showKeys()
+	if a.cut {
+		f.sweep.cuts.Add(1)
+	}
 	f.pending.Store(a.o.unsynced)
 	dirtied, f.dirty = !f.dirty, true
 	f.announce(a.st)
@@ -147,6 +150,7 @@ type applier struct {
 	hashes  []uint64 // of the ids of the append at hand
 
 	term     uint64 // of the entry at hand
+	cut      bool   // the batch changed a stream's state
 	appended []span // by this batch; nobody is told when OnAppend was not called
 }
 
@@ -186,7 +190,7 @@ func (a *applier) reset() {
 	if cap(a.hashes) > keepHeads {
 		a.hashes = nil
 	}
-	a.o, a.frozen, a.appended = nil, nil, nil // the batch's caller has what was appended
+	a.o, a.frozen, a.appended, a.cut = nil, nil, nil, false // the batch's caller has what was appended
 }
 
 // disk returns the flushed part of the state, in a transaction that is used until the next flush.

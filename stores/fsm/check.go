@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -85,6 +84,10 @@ func (a *applier) duplicate(c *Append) (dup *AppendResult, refused *api.Error, e
 		if err != nil {
 			return nil, nil, err
 		}
+		s, err := a.streamState(stream)
+		if err != nil {
+			return nil, nil, err
+		}
 		want := c.streamName(c.streamOf(i))
 		switch {
 		case known != i+1:
@@ -93,7 +96,7 @@ func (a *applier) duplicate(c *Append) (dup *AppendResult, refused *api.Error, e
 			return nil, conflict(e.ID, stream, rec.version, "and not in "+want), nil
 		case results == nil && rec.version != first.version+uint64(i), results != nil && position != firstPosition+uint64(i):
 			return nil, conflict(e.ID, stream, rec.version, "which does not follow the event before it"), nil
-		case rec.event.Type != e.Type || rec.event.JSON != e.JSON || !bytes.Equal(rec.event.Data, e.Data):
+		case !rec.same(e, rec.version < s.first):
 			return nil, conflict(e.ID, stream, rec.version, "with another type or other data"), nil
 		}
 		c.result(results, i, rec.version, position)

@@ -30,7 +30,7 @@ type Config struct {
 
 // FSM is the state machine of one store. Apply and Restore are called by one goroutine, raft's; everything else may be called concurrently.
 //
-// Locks are taken in the order file, flushing, applying, mu.
+// Locks are taken in the order sweep.mu, file, flushing, applying, mu.
 type FSM struct {
 	cfg      Config
 	onAppend func(term uint64, stream string, first, last uint64)
@@ -65,6 +65,8 @@ type FSM struct {
 	pending    atomic.Uint64  // bytes in the active overlay
 	held       atomic.Uint64  // bytes in the frozen one
 	restoring  atomic.Int32   // whether a restore is under way, where it is known, see restore.go
+
+	sweep sweep // what scavenging and expiry know
 
 	bounds   bounds                  // of the work on runs that a flush does
 	hookStep func(step string) error // tests: called at the steps of a flush; its error is a crash there

@@ -171,6 +171,7 @@ func (a *applier) putKey(key string, value []byte) error {
 	if err != nil {
 		return err
 	}
+	a.cut = a.cut || key[0] == keyStream
 	if v.sealed(key) == nil {
 		a.st.keys++
 		if key[0] == keyStream {

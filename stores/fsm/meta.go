@@ -15,7 +15,7 @@ var (
 	bucketRuns    = []byte("runs")
 	bucketFilters = []byte("filters")
 
-	buckets = [][]byte{bucketMeta, bucketEvents, bucketNames, bucketRuns, bucketFilters, bucketKeys}
+	buckets = [][]byte{bucketMeta, bucketEvents, bucketNames, bucketRuns, bucketFilters, bucketKeys, bucketSwept}
 )
 
 // diskFormat is raised when a file that this program writes could be read wrongly by one that knows only the format before. There is no migration yet: a

@@ -457,7 +457,7 @@ func (f *FSM) Info() (info Info, err error) {
 		return nil
 	})
 	if fi, serr := os.Stat(f.cfg.Path); serr == nil {
-		info.DiskBytes = fi.Size()
+		info.DiskBytes = allocated(fi)
 	}
 	return info, err
 }

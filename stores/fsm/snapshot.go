@@ -178,6 +178,7 @@ func (f *FSM) reopen(path string) error {
 		f.pending.Store(0)
 		f.held.Store(0)
 		f.announce(file.st)
+		f.sweep.cuts.Add(1)
 		f.mu.Unlock()
 	}
 	return rerr
