@@ -311,6 +311,56 @@ func TestRestoreRefusesForgedPages(t *testing.T) {
 	}
 }
 
+// TestRestoreScavenged: what was scavenged before a backup comes back as it is: gone, its id still known, and whole to Verify, whether it is scavenged again or not.
+func TestRestoreScavenged(t *testing.T) {
+	from := filled(t)
+	change := func(c *StreamChange) {
+		t.Helper()
+		c.Time, c.Expected = testTime, api.ExpectAny
+		if _, err := take(t, from, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(&StreamChange{Op: StreamTruncate, Stream: "s1", Before: 30})
+	change(&StreamChange{Op: StreamDelete, Stream: "s2"})
+	scavengeAll := func(f *FSM) (n int) {
+		for {
+			did, err := f.Scavenge()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n += did.Events; !did.More {
+				return n
+			}
+		}
+	}
+	n := scavengeAll(from)
+	if n < 50 {
+		t.Fatalf("only %d events were scavenged", n)
+	}
+	change(&StreamChange{Op: StreamTruncate, Stream: "s3", Before: 20}) // not scavenged yet
+	b := backUp(t, from, "r1", 5000)
+	to := openNew(t)
+	for _, c := range append(append(append([]*RestoreChange{{Op: RestoreBegin, Restore: "r1"}}, b.events...), b.keys...), &b.end) {
+		if _, err := take(t, to, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if bucketDump(t, to) != bucketDump(t, from) {
+		t.Error("what was restored is not what was backed up")
+	}
+	for range 2 {
+		if err := to.Verify(); err != nil {
+			t.Error(err)
+		}
+		gone := Append{Time: testTime, Stream: "s1", Expected: api.ExpectAny, Events: []EventRecord{{ID: "e1", Type: "T1", Data: []byte(`{"n":1}`), JSON: true}, {ID: "e1b", Type: "B", Data: []byte{0, 1, 255}}}}
+		if res := mustApply(t, to, gone); !res[0].Duplicate || res[0].Version != 1 {
+			t.Errorf("a retry of what is gone: %+v", res[0])
+		}
+		scavengeAll(to)
+	}
+}
+
 // BenchmarkRestore takes pages of 768 KiB, flushed as stores.Store does; an operation is an event.
 func BenchmarkRestore(b *testing.B) {
 	page := func(first, n int) []byte {

@@ -288,7 +288,7 @@ func (d *disk) swept(stream string) (uint64, error) {
 	return version, nil
 }
 
-// verifyGone checks the states of streams against their heads, and that stubs stand where it was swept and nowhere else.
+// verifyGone checks the states of streams against their heads, and that stubs stand where it was swept, and else only for what is gone: they came with a backup.
 func (v *view) verifyGone(heads []head) error {
 	states, swept := make([]streamState, len(heads)), make([]uint64, len(heads))
 	n := uint64(0)
@@ -317,7 +317,7 @@ func (v *view) verifyGone(heads []head) error {
 	}
 	return v.each(1, func(position uint64, value []byte) (bool, error) {
 		rec, err := peekRecord(position, value)
-		if err == nil && rec.stub != (rec.version < swept[rec.stream]) {
+		if err == nil && (!rec.stub && rec.version < swept[rec.stream] || rec.stub && rec.version >= states[rec.stream].first) {
 			err = fmt.Errorf("%w: event %d, version %d of stream number %d: stub %v, and it is swept up to version %d", ErrDamaged, position, rec.version, rec.stream, rec.stub, swept[rec.stream])
 		}
 		return err == nil, err
