@@ -48,7 +48,7 @@ var Verbs = []Verb{
 }
 
 // Published is every kind of subject the cluster publishes on, behind the prefix.
-var Published = []string{"<store>.event.<stream>", "config.event.<store>", "cluster.event.leader.<store>", "cluster.event.member.<node>"}
+var Published = []string{"<store>.event.<stream>", "<store>.cloudevent.<stream>", "config.event.<store>", "cluster.event.leader.<store>", "cluster.event.member.<node>"}
 
 // Subject returns the verb's subject behind the prefix, as subjects.md writes it.
 func (v Verb) Subject() string {
