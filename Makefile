@@ -61,10 +61,10 @@ BENCH = cd bench && $(GO) build -o ../bin/bench . && exec ../bin/bench -nats-ser
 BIG  ?= 10000000
 
 bench: build $(NATSSERVER) $(ETCD) ## Measure beside JetStream and etcd, as ratios within one run, into docs/benchmarks.md: some 25 minutes, and again as many for a store of ten million events (BIG=0: without).
-	$(BENCH) -command 'make bench BIG=$(BIG)' -big $(BIG) -json ../bin/bench.json -markdown ../docs/benchmarks.md -svg ../docs
+	$(BENCH) -command 'make bench BIG=$(BIG)' -big $(BIG) -json ../bin/bench.json -markdown ../docs/benchmarks.md -svg ../docs $(BENCHFLAGS)
 
 bench-quick: build $(NATSSERVER) $(ETCD) ## The same for the essential rows, printed only: less than five minutes.
-	$(BENCH) -quick
+	$(BENCH) -quick $(BENCHFLAGS)
 
 fuzz: ## Fuzz every decoder for a while each (FUZZTIME=30s).
 	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
