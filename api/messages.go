@@ -167,6 +167,7 @@ type StoreInfoResponse struct {
 	DiskBytes    int64    `json:"disk_bytes"` // of this node's replica, without the shared log
 	Bytes        int64    `json:"bytes"`      // of disk_bytes what is in use, and what is to be written yet; limits.max_bytes is about this
 	Limits       Limits   `json:"limits,omitzero"`
+	Restoring    bool     `json:"restoring,omitempty"` // a backup is being restored; the store takes nothing else and answers no other reads
 	Applied      uint64   `json:"applied"`
 }
 

@@ -59,7 +59,7 @@ type Bus struct {
 	ctx      context.Context // done when Close begins; ends work in the background
 	cancel   context.CancelFunc
 	work     work
-	slots    *shares // bounds requests that wait on this node, beyond writes at a leader
+	slots    *shares       // bounds requests that wait on this node, beyond writes at a leader
 	stopping atomic.Bool   // subscriptions are being withdrawn
 	drained  atomic.Bool   // requests that still come are refused
 	refused  atomic.Uint64 // requests whose reply subject is not an inbox

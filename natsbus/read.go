@@ -67,6 +67,20 @@ func (b *Bus) readStore(r *request) {
 			v, err := s.ReadAll(ctx, q)
 			r.answer(v, err)
 		}
+	case "backup":
+		var q api.BackupRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.BackupEvents(ctx, q)
+			r.answer(v, err)
+		}
+	case "backup_keys":
+		var q api.BackupKeysRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.BackupKeys(ctx, q)
+			r.answer(v, err)
+		}
 	case "streams":
 		var q api.StreamsRequest
 		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {

@@ -13,6 +13,14 @@ const defaultLimit = 100
 
 // Catchup makes this replica fit to be read as o asks: linearizable reads go through the read index, min_position waits until it is applied.
 func (s *Store) Catchup(ctx context.Context, o api.ReadOptions) *api.Error {
+	if err := s.catchUp(ctx, o); err != nil {
+		return err
+	}
+	return s.refuseRestoring()
+}
+
+// catchUp is Catchup also while a backup is being restored.
+func (s *Store) catchUp(ctx context.Context, o api.ReadOptions) *api.Error {
 	switch o.Consistency {
 	case "", api.Linearizable:
 		if err := s.group.LinearizableRead(ctx); err != nil {
@@ -178,10 +186,14 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 
 // Info describes the store as this replica sees it. Node is left for the caller to fill.
 func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResponse, *api.Error) {
-	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
+	if err := s.catchUp(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
 	info, err := s.machine.Info()
+	if err != nil {
+		return nil, s.apiError(err)
+	}
+	restoring, err := s.machine.Restoring()
 	if err != nil {
 		return nil, s.apiError(err)
 	}
@@ -189,7 +201,7 @@ func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResp
 	res := &api.StoreInfoResponse{
 		Reply: api.Reply{Type: api.TypeStoreInfo}, Store: s.Name(), Incarnation: s.spec.Incarnation,
 		Leader: raftnode.ServerName(l.Leader), Term: l.Term,
-		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Bytes: info.Bytes, Limits: s.Limits(), Applied: info.Applied,
+		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Bytes: info.Bytes, Limits: s.Limits(), Restoring: restoring != nil, Applied: info.Applied,
 	}
 	for _, id := range s.Members() {
 		res.Members = append(res.Members, raftnode.ServerName(id))

@@ -39,6 +39,8 @@ type Store struct {
 	feed    *liveFeed
 	door    door
 	limiter limiter
+	dir     string
+	keySets keySets // of backups under way
 	now     func() time.Time
 	log     *slog.Logger
 
@@ -58,7 +60,10 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, commands: m.cfg.Commands, flushes: &m.flushes}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, commands: m.cfg.Commands, flushes: &m.flushes}
+	if err := removeKeySets(dir); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
+	}
 	s.door.store = s
 	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
@@ -152,6 +157,7 @@ func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 // close waits for appends under way, the Raft group and the feed, in this order.
 func (s *Store) close() error {
 	err := s.group.Close()
+	s.keySets.close()
 	s.door.close()
 	s.feed.close()
 	if merr := s.machine.Close(); err == nil {

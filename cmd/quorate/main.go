@@ -37,6 +37,10 @@ type cli struct {
 	Append   appendCmd   `cmd:"" help:"Append events to a stream."`
 	Read     readCmd     `cmd:"" help:"Read a stream, or the whole store; --follow goes on with what comes."`
 	Snapshot snapshotCmd `cmd:"" help:"Keep, get, list and drop snapshots of aggregates."`
+	Backup   backupCmd   `cmd:"" help:"Write a whole store to a file while it is in use."`
+	Restore  restoreCmd  `cmd:"" help:"Restore a backup into a new store, of any name, in any cluster."`
+	Export   exportCmd   `cmd:"" help:"Write a store's events as NDJSON, for people and other programs."`
+	Import   importCmd   `cmd:"" help:"Append the events of NDJSON in their order; what is there already is not written twice."`
 	Cluster  clusterCmd  `cmd:"" help:"Who is here, who leads what, and moving a leadership."`
 	Watch    watchCmd    `cmd:"" help:"Print what the cluster publishes about itself, as it happens."`
 	Health   healthCmd   `cmd:"" help:"Ask a node's /readyz; exit code 0 when it is ready. For container health checks."`

@@ -225,7 +225,7 @@ func (c *RestoreChange) begin(a *applier, last *restoreState) (*restoreState, *a
 // restored is an event to be written.
 type restored struct {
 	*api.BackupEvent
-	record EventRecord
+	record record
 	head   *head
 	name   string
 }
@@ -257,8 +257,10 @@ func (c *RestoreChange) events(a *applier, p *restoreState) (*api.Error, error) 
 		a.number(w.head, w.name)
 		a.st.position++
 		rec := appendRecord(a.o.room(len(w.Body)+recordOverhead), a.st.position, w.head, w.Time, w.Body)
-		a.o.addEvent(rec, hash64(w.record.ID), a.st.position)
-		a.o.unsynced += a.o.terms.add(a.st.position, &w.record)
+		a.o.addEvent(rec, hash64(w.record.event.ID), a.st.position)
+		if !w.record.stub { // it was scavenged, and nobody finds it
+			a.o.unsynced += a.o.terms.add(a.st.position, &w.record.event)
+		}
 		w.head.push(a.st.position)
 	}
 	a.o.terms.mu.Unlock()
@@ -269,6 +271,11 @@ func (c *RestoreChange) events(a *applier, p *restoreState) (*api.Error, error) 
 func (a *applier) checkRestored(page []api.BackupEvent) (writes []restored, refused *api.Error, err error) {
 	counts := make(map[string]uint64)
 	writes = make([]restored, len(page))
+	size := 0
+	for i := range page {
+		size += len(page[i].Body) + recordOverhead
+	}
+	trial := make([]byte, 0, size) // bodies are tried as records, so that whatever a record may hold is known here
 	for i := range page {
 		e := &page[i]
 		count, known := counts[e.Stream]
@@ -286,9 +293,10 @@ func (a *applier) checkRestored(page []api.BackupEvent) (writes []restored, refu
 			return nil, api.ErrRestoreRefused.With("event %d is version %d of stream %s, which has %d events before it", e.Position, e.Version, e.Stream, count), nil
 		}
 		counts[e.Stream] = count + 1
-		r := reader{rest: e.Body, share: true}
-		rec := r.event()
-		if err := r.end(); err != nil {
+		start := len(trial)
+		trial = appendRecord(trial, e.Position, &head{number: 1}, e.Time, e.Body)
+		rec, _, err := decodeChecked(e.Position, trial[start:], true)
+		if err != nil {
 			return nil, api.ErrRestoreRefused.With("event %d cannot be read: %v", e.Position, err), nil
 		}
 		writes[i] = restored{BackupEvent: e, record: rec, name: e.Stream}

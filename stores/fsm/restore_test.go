@@ -310,3 +310,84 @@ func TestRestoreRefusesForgedPages(t *testing.T) {
 		t.Errorf("the whole page: %+v, %v", r, err)
 	}
 }
+
+// TestRestoreScavenged: what was scavenged before a backup comes back as it is: gone, its id still known, and whole to Verify, whether it is scavenged again or not.
+func TestRestoreScavenged(t *testing.T) {
+	from := filled(t)
+	change := func(c *StreamChange) {
+		t.Helper()
+		c.Time, c.Expected = testTime, api.ExpectAny
+		if _, err := take(t, from, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(&StreamChange{Op: StreamTruncate, Stream: "s1", Before: 30})
+	change(&StreamChange{Op: StreamDelete, Stream: "s2"})
+	scavengeAll := func(f *FSM) (n int) {
+		for {
+			did, err := f.Scavenge()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n += did.Events; !did.More {
+				return n
+			}
+		}
+	}
+	n := scavengeAll(from)
+	if n < 50 {
+		t.Fatalf("only %d events were scavenged", n)
+	}
+	change(&StreamChange{Op: StreamTruncate, Stream: "s3", Before: 20}) // not scavenged yet
+	b := backUp(t, from, "r1", 5000)
+	to := openNew(t)
+	for _, c := range append(append(append([]*RestoreChange{{Op: RestoreBegin, Restore: "r1"}}, b.events...), b.keys...), &b.end) {
+		if _, err := take(t, to, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if bucketDump(t, to) != bucketDump(t, from) {
+		t.Error("what was restored is not what was backed up")
+	}
+	for range 2 {
+		if err := to.Verify(); err != nil {
+			t.Error(err)
+		}
+		gone := Append{Time: testTime, Stream: "s1", Expected: api.ExpectAny, Events: []EventRecord{{ID: "e1", Type: "T1", Data: []byte(`{"n":1}`), JSON: true}, {ID: "e1b", Type: "B", Data: []byte{0, 1, 255}}}}
+		if res := mustApply(t, to, gone); !res[0].Duplicate || res[0].Version != 1 {
+			t.Errorf("a retry of what is gone: %+v", res[0])
+		}
+		scavengeAll(to)
+	}
+}
+
+// BenchmarkRestore takes pages of 768 KiB, flushed as stores.Store does; an operation is an event.
+func BenchmarkRestore(b *testing.B) {
+	page := func(first, n int) []byte {
+		var p api.BackupEvents
+		for i := first; i < first+n; i++ {
+			e := EventRecord{ID: fmt.Sprintf("m%020d", i), Type: "OrderPlaced", JSON: true, Data: []byte(fmt.Sprintf(`{"n":%d,"text":"%0200d"}`, i, i)), Tags: []string{fmt.Sprint("c:", i%1000)}}
+			p.Add(&api.BackupEvent{Position: uint64(i + 1), Stream: fmt.Sprint("s-", i%1000), Version: uint64(i / 1000), Time: testTime, Body: e.encode(nil)})
+		}
+		return p.Encode()
+	}
+	f := openLazy(b, filepath.Join(b.TempDir(), "state.db"))
+	defer f.Close()
+	index := uint64(0)
+	step := func(c *RestoreChange) {
+		index++
+		c.Restore = "r"
+		res := f.Apply(&raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: EncodeBodies([]Body{ChangeBody(c)})}).(Result)
+		if err := res.Append[0].Err; err != nil {
+			b.Fatal(err)
+		}
+	}
+	step(&RestoreChange{Op: RestoreBegin})
+	const perPage = 3000
+	for done := 0; done < b.N; done += perPage {
+		b.StopTimer()
+		p := page(done, perPage)
+		b.StartTimer()
+		step(&RestoreChange{Op: RestoreEvents, Page: p})
+	}
+}
