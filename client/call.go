@@ -34,7 +34,11 @@ type request struct {
 	body    any
 	header  nats.Header
 	try     time.Duration // bounds one try; 0: the client's
+	wait    time.Duration // the cluster may wait so long before it answers; comes on top
 }
+
+// firstTry bounds the first try of what may be sent twice: a request that was at a leader when it died gets no answer, and the next one reaches the new leader by then.
+const firstTry = 1500 * time.Millisecond
 
 // retryPause lies between tries, doubled each time up to retryPauseMax.
 const (
@@ -57,7 +61,11 @@ func call[T any, P interface {
 	if limit := c.nc.MaxPayload(); limit > 0 && int64(len(payload)) > limit {
 		return nil, fmt.Errorf("%s: %w", r.subject, api.ErrTooLarge.With("the request has %d bytes; at most %d are allowed; split it", len(payload), limit))
 	}
-	if r.try == 0 {
+	try := r.try
+	if try == 0 {
+		if try = c.try; r.effect != single {
+			try = min(try, firstTry)
+		}
 		r.try = c.try
 	}
 	var last error
@@ -66,7 +74,8 @@ func call[T any, P interface {
 		if ctx.Err() != nil {
 			return nil, explain(r, context.Cause(ctx), last, unknown)
 		}
-		m, err := c.once(ctx, r, payload)
+		m, err := c.once(ctx, r, try+r.wait, payload)
+		try = r.try
 		if err == nil {
 			v := P(new(T))
 			if err := api.UnmarshalReply(m.Data, v); err != nil {
@@ -99,8 +108,8 @@ func call[T any, P interface {
 }
 
 // once sends the request and waits for its answer, until the try's time is over or the connection is lost.
-func (c *Client) once(ctx context.Context, r request, payload []byte) (*nats.Msg, error) {
-	try, cancel := context.WithTimeout(ctx, r.try)
+func (c *Client) once(ctx context.Context, r request, limit time.Duration, payload []byte) (*nats.Msg, error) {
+	try, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	try, lost := context.WithCancelCause(try)
 	defer c.watch.add(lost)()

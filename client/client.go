@@ -23,7 +23,7 @@ type Option func(*Client)
 // WithPrefix says what the cluster's subjects begin with. Default: es.
 func WithPrefix(prefix string) Option { return func(c *Client) { c.subjects.Prefix = prefix } }
 
-// WithTryTimeout bounds one try of a request; the context bounds them all. Default: 5 s.
+// WithTryTimeout bounds one try of a request; the context bounds them all. Default: 5 s. The first try of what may be sent twice takes 1.5 s at most.
 func WithTryTimeout(d time.Duration) Option { return func(c *Client) { c.try = d } }
 
 // New returns a client on the connection. There is nothing to close: what it keeps ends with the connection. One client for a connection is enough.

@@ -23,7 +23,7 @@ type ConsumeOptions struct {
 const (
 	defaultBatch    = 100
 	defaultAckDelay = 10 * time.Millisecond
-	fetchWait       = 5 * time.Second // one fetch waits so long at the leader
+	fetchWait       = 3 * time.Second // one fetch waits so long at the leader
 	lastWords       = 5 * time.Second // for what is to be said when the loop has ended
 )
 

@@ -25,7 +25,7 @@ type ReadOptions struct {
 
 // Times and sizes of reading.
 const (
-	followWait      = 20 * time.Second // one request of a follower waits so long at the node
+	followWait      = 10 * time.Second // one request of a follower waits so long at the node
 	defaultPageSize = 3000
 	pagesAhead      = 1 // besides the page that the caller works on and the one that is being fetched
 )
@@ -34,7 +34,7 @@ const (
 func (s *Store) ReadStream(ctx context.Context, stream string, o ReadOptions) iter.Seq2[api.Event, error] {
 	return s.read(ctx, o, func(ctx context.Context, ro api.ReadOptions, next *uint64, limit, waitMS int) (*api.ReadResponse, error) {
 		return call[api.ReadResponse](ctx, s.client, request{
-			subject: s.client.subjects.Read(s.name, "stream", stream), try: s.client.waiting(waitMS),
+			subject: s.client.subjects.Read(s.name, "stream", stream), wait: time.Duration(waitMS) * time.Millisecond,
 			body: api.ReadStreamRequest{
 				ReadOptions: ro, From: next, Limit: limit, Backward: o.Backward, WaitMS: waitMS,
 			},
@@ -51,16 +51,13 @@ func (s *Store) ReadAll(ctx context.Context, o ReadOptions) iter.Seq2[api.Event,
 	}
 	return s.read(ctx, o, func(ctx context.Context, ro api.ReadOptions, next *uint64, limit, waitMS int) (*api.ReadResponse, error) {
 		return call[api.ReadResponse](ctx, s.client, request{
-			subject: s.client.subjects.Read(s.name, verb, ""), try: s.client.waiting(waitMS),
+			subject: s.client.subjects.Read(s.name, verb, ""), wait: time.Duration(waitMS) * time.Millisecond,
 			body: api.ReadAllRequest{
 				ReadOptions: ro, After: next, Limit: limit, Backward: o.Backward, WaitMS: waitMS, Query: o.Query,
 			},
 		})
 	})
 }
-
-// waiting returns how long a try may take that waits at the node.
-func (c *Client) waiting(ms int) time.Duration { return c.try + time.Duration(ms)*time.Millisecond }
 
 // fetch reads the page at next; nil stands for the end when reading backward.
 type fetch func(ctx context.Context, ro api.ReadOptions, next *uint64, limit, waitMS int) (*api.ReadResponse, error)

@@ -60,9 +60,8 @@ func (p *Subscription) Delete(ctx context.Context) error {
 
 // Fetch gets up to limit events, waiting for at least one. They are delivered again unless they are acknowledged in time. What a lost answer held is delivered again too.
 func (p *Subscription) Fetch(ctx context.Context, limit int, wait time.Duration) (*api.SubscriptionFetchResponse, error) {
-	ms := int(wait / time.Millisecond)
-	r := p.write("fetch", reads, api.SubscriptionFetchRequest{Limit: limit, WaitMS: ms})
-	r.try = p.store.client.waiting(ms)
+	r := p.write("fetch", reads, api.SubscriptionFetchRequest{Limit: limit, WaitMS: int(wait / time.Millisecond)})
+	r.wait = wait
 	return call[api.SubscriptionFetchResponse](ctx, p.store.client, r)
 }
 
