@@ -41,6 +41,7 @@ func TestContract(t *testing.T) {
 		"conditions":       conditions,
 		"queries":          queries,
 		"snapshots":        snapshots,
+		"subscriptions":    subscriptions,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -8,7 +8,8 @@ import (
 
 // Kinds of commands that are not appends. Each began with a version of the program; see Kinds.
 const (
-	kindSnapshot = 3 // aggregate.go
+	kindSnapshot     = 3 // aggregate.go
+	kindSubscription = 5 // subscription.go
 )
 
 // Feature names what a kind of command is for, in words that go into an error.
@@ -16,6 +17,8 @@ func Feature(kind int) string {
 	switch kind {
 	case kindSnapshot:
 		return "snapshots of aggregates"
+	case kindSubscription:
+		return "durable subscriptions"
 	}
 	return "appends over several streams or with conditions"
 }
@@ -36,6 +39,8 @@ func decodeChange(kind byte, r *reader) (Change, error) {
 	switch kind {
 	case kindSnapshot:
 		return decodeSnapshotChange(r), nil
+	case kindSubscription:
+		return decodeSubscriptionChange(r), nil
 	}
 	return nil, fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
 }

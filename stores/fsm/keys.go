@@ -13,6 +13,7 @@ import (
 // Keys are what a store knows beside its events: an ordered map of names to values, replicated like everything else. Each kind of thing has a first byte of its own:
 //
 //	n stream 00 ^version (8)   a snapshot of an aggregate; ^version, so that the newest comes first (aggregate.go)
+//	u, w and p                 durable subscriptions (subscription.go)
 //
 // A key is at most maxKey bytes. Values are sealed with a checksum when they are put, and stay sealed in memory and on disk. In an overlay a nil value says
 // that the key is gone. There are few keys beside the number of events, so bbolt's own tree keeps them, and an overlay a B-tree that is copied on write: a reader's

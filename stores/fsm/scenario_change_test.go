@@ -12,6 +12,8 @@ import (
 //	snapshot-drop STREAM [version=N|upto=N]
 //	snapshots STREAM                      newest first
 //	snapshot-at STREAM [version=N]        the newest that is not above
+//
+// and those of scenario_subscription_test.go.
 
 // parseChange returns nil when the words are no change.
 func parseChange(t *testing.T, words []string, opts map[string]string, number func(string, uint64) uint64) Change {
@@ -33,7 +35,7 @@ func parseChange(t *testing.T, words []string, opts map[string]string, number fu
 		}
 		return c
 	}
-	return nil
+	return parseSubscription(t, words, opts, number)
 }
 
 // look reads what changes left.
@@ -60,7 +62,7 @@ func (s *scenario) look(t *testing.T, words []string, number func(string, uint64
 		}
 		return fmt.Sprintf("%d %s\n", snapshot.Version, snapshot.Body()), true
 	}
-	return "", false
+	return s.lookSubscription(words, number)
 }
 
 // describeValue prints what a change answered.
@@ -68,6 +70,14 @@ func describeValue(value any) string {
 	switch v := value.(type) {
 	case SnapshotResult:
 		return fmt.Sprintf("replaced %v, dropped %d", v.Replaced, v.Dropped)
+	case SubscriptionCreated:
+		return fmt.Sprintf("created %v: %s", v.Created, describeSubscription(&v.Subscription))
+	case bool:
+		return fmt.Sprintf("deleted %v", v)
+	case uint64:
+		return fmt.Sprintf("floor %d", v)
+	case []uint64:
+		return fmt.Sprintf("again %v", v)
 	}
 	return ""
 }
