@@ -394,9 +394,6 @@ func (d *delivery) tick(now time.Time) {
 		d.failed(it, now, 0, false, timedOut)
 		d.later(now)
 	}
-	if d.lazyAt.IsZero() && d.end && len(d.order) == 0 && d.scanned > d.floor {
-		d.later(now)
-	}
 	if !d.lazyAt.IsZero() && !d.lazyAt.After(now) {
 		d.pending.lazy = true
 	}
@@ -412,6 +409,9 @@ func (d *delivery) expire(now time.Time) {
 		}
 		return over
 	})
+	if d.end && len(d.order) == 0 && d.scanned > d.floor { // the filter selects nothing of it
+		d.later(now)
+	}
 }
 
 // later has what is only good to know written in a while.

@@ -3,7 +3,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -207,4 +209,171 @@ func (s subscription) ack(format string, args ...any) *api.SubscriptionAckRespon
 func (s subscription) nack(format string, args ...any) *api.SubscriptionAckResponse {
 	s.t.Helper()
 	return s.do("nack", fmt.Sprintf(format, args...))
+}
+
+// consumers process a subscription's events from several connections and remember what must hold: an event whose ack was answered is not in the answer to a fetch that
+// was sent afterwards.
+type consumers struct {
+	subject func(verb string) string
+	stop    chan struct{}
+	wg      sync.WaitGroup
+
+	mu        sync.Mutex
+	delivered map[uint64]int
+	asked     map[uint64]bool      // to be acknowledged
+	acked     map[uint64]time.Time // when the answer came
+	wrong     []string
+	refused   int
+}
+
+func startConsumers(c *testcluster.Cluster, store, name string, n int) *consumers {
+	k := &consumers{
+		subject:   subscription{store: store, name: name}.subject,
+		stop:      make(chan struct{}),
+		delivered: make(map[uint64]int), asked: make(map[uint64]bool), acked: make(map[uint64]time.Time),
+	}
+	for range n {
+		nc := c.Connect()
+		k.wg.Go(func() { k.run(nc) }) // ends with stop
+	}
+	return k
+}
+
+func (k *consumers) run(nc *nats.Conn) {
+	for {
+		select {
+		case <-k.stop:
+			return
+		default:
+		}
+		sent := time.Now()
+		var page api.SubscriptionFetchResponse
+		if !k.ask(nc, k.subject("fetch"), `{"limit":7,"wait_ms":500}`, &page) || len(page.Events) == 0 {
+			continue
+		}
+		var positions []uint64
+		k.mu.Lock()
+		for _, e := range page.Events {
+			k.delivered[e.Position]++
+			if at, acked := k.acked[e.Position]; acked && at.Before(sent) {
+				k.wrong = append(k.wrong, fmt.Sprintf("event %d was acknowledged %v before the fetch that got it as attempt %d", e.Position, sent.Sub(at), e.Attempt))
+			}
+			k.asked[e.Position] = true
+			positions = append(positions, e.Position)
+		}
+		k.mu.Unlock()
+		payload, _ := json.Marshal(api.SubscriptionAckRequest{Positions: positions})
+		var ack api.SubscriptionAckResponse
+		if k.ask(nc, k.subject("ack"), string(payload), &ack) {
+			k.mu.Lock()
+			for _, p := range positions {
+				if _, before := k.acked[p]; !before {
+					k.acked[p] = time.Now()
+				}
+			}
+			k.mu.Unlock()
+		}
+	}
+}
+
+// ask reports whether the request was carried out; consumers go on when it was not.
+func (k *consumers) ask(nc *nats.Conn, subject, payload string, into any) bool {
+	m, err := nc.Request(subject, []byte(payload), 3*time.Second)
+	var head api.Reply
+	if err == nil {
+		err = json.Unmarshal(m.Data, &head)
+	}
+	if err != nil || head.Error != nil {
+		k.mu.Lock()
+		k.refused++
+		if head.Error != nil && !head.Error.Retryable() {
+			k.wrong = append(k.wrong, fmt.Sprintf("%s: %v", subject, head.Error))
+		}
+		k.mu.Unlock()
+		return false
+	}
+	return json.Unmarshal(m.Data, into) == nil
+}
+
+func (k *consumers) ackedSoFar() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.acked)
+}
+
+// TestKillLeaderUnderConsumers: however often the leader dies, every event is processed at least once, nothing is delivered again whose ack was answered, and the cursor
+// neither goes back nor runs ahead of the acks.
+func TestKillLeaderUnderConsumers(t *testing.T) {
+	c := testcluster.Start(t, 3)
+	cl := c.Client()
+	c.CreateStore(cl, "orders")
+	nc := c.Connect()
+	sub := subscription{t: t, nc: nc, store: "orders", name: "work"}
+	sub.create(`{"max_in_flight":200,"ack_wait_ms":60000}`)
+	load := testcluster.StartLoad(clients(c, 2), "orders", 4)
+	k := startConsumers(c, "orders", "work", 4)
+	var cursor uint64
+	look := func() *api.SubscriptionInfo {
+		var info api.SubscriptionResponse
+		if !k.ask(nc, "es.orders.read.subscription.work", ``, &info) {
+			return nil
+		}
+		if info.Cursor < cursor {
+			t.Errorf("the cursor went back from %d to %d", cursor, info.Cursor)
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for p := cursor + 1; p <= info.Cursor; p++ {
+			if !k.asked[p] {
+				t.Errorf("the cursor is at %d, and nobody acknowledged %d", info.Cursor, p)
+			}
+		}
+		cursor = info.Cursor
+		return &info.SubscriptionInfo
+	}
+	waitAcked := func(more int) {
+		t.Helper()
+		want := k.ackedSoFar() + more
+		testcluster.Eventually(t, fmt.Sprintf("%d more events are acknowledged", more), func() error {
+			look()
+			if n := k.ackedSoFar(); n < want {
+				return fmt.Errorf("%d of %d", n, want)
+			}
+			return nil
+		})
+	}
+	const kills = 3
+	waitAcked(200)
+	for range kills {
+		n := c.Node(c.Leader(cl, "orders").Leader)
+		n.Kill()
+		waitAcked(200)
+		n.Start()
+		c.WaitReady()
+		waitAcked(100)
+	}
+	load.Stop(t)
+	c.WaitSame("orders")
+	testcluster.Eventually(t, "everything is acknowledged", func() error {
+		if info := look(); info == nil || info.Lag > 0 || info.Acked != info.Cursor {
+			return fmt.Errorf("%+v", info)
+		}
+		return nil
+	})
+	close(k.stop)
+	k.wg.Wait()
+	for _, wrong := range k.wrong {
+		t.Error(wrong)
+	}
+	again := 0
+	for p := uint64(1); p <= cursor; p++ {
+		if k.delivered[p] == 0 {
+			t.Errorf("event %d was never delivered", p)
+		}
+		again += k.delivered[p] - 1
+	}
+	t.Logf("%d events, %d deliveries beyond the first, %d requests that had to be repeated", cursor, again, k.refused)
+	if cursor < kills*300 || k.refused == 0 {
+		t.Errorf("the test has seen too little: %d events, %d refusals", cursor, k.refused)
+	}
 }
