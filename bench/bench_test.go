@@ -342,6 +342,44 @@ func TestInsist(t *testing.T) {
 	}
 }
 
+// mute is a system whose clients are never answered, or always refused.
+type mute struct {
+	named
+	err error
+}
+
+func (m mute) client(int) (client, error) { return muteClient{err: m.err}, nil }
+
+type muteClient struct{ err error }
+
+func (muteClient) close() {}
+
+func (m muteClient) append(ctx context.Context, _, _ int, _ []byte) error {
+	if m.err == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return m.err
+}
+
+// TestLoad: a system that acknowledges nothing has failed; it is not a system that does 0 appends/s.
+func TestLoad(t *testing.T) {
+	row := newResult(topicAppends, "row", "x")
+	for _, err := range []error{nil, errors.New("refused")} {
+		_, got := load(t.Context(), mute{named{title: "A"}, err}, row, 2, 0, 1, 256, 20*time.Millisecond)
+		want := "no answer"
+		if err != nil {
+			want = "refused"
+		}
+		if got == nil || !strings.HasSuffix(got.Error(), want) {
+			t.Errorf("%v, want %s", got, want)
+		}
+	}
+	if row.Errors["A"] == 0 {
+		t.Error("refusals were not counted")
+	}
+}
+
 func TestAll(t *testing.T) {
 	began := 0
 	err := all(100, 1, func(i int) error {
