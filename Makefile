@@ -76,7 +76,7 @@ BENCH = cd bench && $(GO) build -o ../bin/bench . && exec ../bin/bench -nats-ser
 BIG  ?= 10000000
 
 bench: build $(NATSSERVER) $(ETCD) ## Measure beside JetStream and etcd, as ratios within one run, into docs/benchmarks.md: some 25 minutes, and again as many for a store of ten million events (BIG=0: without).
-	$(BENCH) -command 'make bench BIG=$(BIG)' -big $(BIG) -json ../bin/bench.json -markdown ../docs/benchmarks.md -svg ../docs $(BENCHFLAGS)
+	$(BENCH) -command "$(strip make bench BIG=$(BIG) $(if $(BENCHFLAGS),BENCHFLAGS='$(BENCHFLAGS)'))" -big $(BIG) -json ../bin/bench.json -markdown ../docs/benchmarks.md -svg ../docs $(BENCHFLAGS)
 
 bench-quick: build $(NATSSERVER) $(ETCD) ## The same for the essential rows, printed only: less than five minutes.
 	$(BENCH) -quick $(BENCHFLAGS)
