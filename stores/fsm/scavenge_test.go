@@ -432,7 +432,7 @@ func TestReadsPassOverWhatIsGone(t *testing.T) {
 	for _, cut := range []bool{false, true} {
 		if cut {
 			for rounds := 0; ; rounds++ {
-				names, err := f.Expirable(later(50), 10)
+				names, _, err := f.Expirable(later(50), 10)
 				if err != nil {
 					t.Fatal(err)
 				}
