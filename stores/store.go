@@ -40,7 +40,8 @@ type Store struct {
 	door    door
 	limiter limiter
 	dir     string
-	keySets keySets // of backups under way
+	keySets keySets       // of backups under way
+	looking chan struct{} // slots of waiting reads that look again
 	now     func() time.Time
 	log     *slog.Logger
 
@@ -60,7 +61,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, commands: m.cfg.Commands, flushes: &m.flushes}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, looking: make(chan struct{}, lookAgain), commands: m.cfg.Commands, flushes: &m.flushes}
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
