@@ -45,6 +45,7 @@ type Store struct {
 	now           func() time.Time
 	log           *slog.Logger
 	subscriptions dispatcher
+	looking       chan struct{} // slots of waiting reads that look again
 
 	commands func(serverID string) (kind int, heard bool) // see Config
 
@@ -65,7 +66,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, commands: m.cfg.Commands, flushes: &m.flushes}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, looking: make(chan struct{}, lookAgain), commands: m.cfg.Commands, flushes: &m.flushes}
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
