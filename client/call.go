@@ -98,7 +98,7 @@ func call[T any, P interface {
 			settled := isAnswer(err) && !maybe && r.effect == safe // it found out what became of the earlier tries
 			return nil, explain(r, nil, err, unknown && !settled)
 		}
-		timer := time.NewTimer(pause/2 + rand.N(pause))
+		timer := time.NewTimer(max(pause/2+rand.N(pause), retryAfter(err)))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -142,6 +142,15 @@ func retryable(err error) (again, maybe bool) {
 		return true, true
 	}
 	return false, false
+}
+
+// retryAfter returns how long the cluster says to wait.
+func retryAfter(err error) time.Duration {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return time.Duration(e.RetryAfterMS) * time.Millisecond
+	}
+	return 0
 }
 
 // explain says what is known after the last try: a write without a definite answer is ErrOutcomeUnknown, never a failure. ended is why ctx ended, if it did; the result

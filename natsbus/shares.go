@@ -6,8 +6,8 @@ import (
 	"github.com/quorate/quorate/api"
 )
 
-// shares divides a number of slots among stores without fixed portions: a store may have as many as are free. One store alone gets half of them; n busy stores get
-// a part of n+1 each, and as much stays free for a store that was quiet. So whoever comes new finds room, however many requests the others have waiting.
+// shares divides a number of things, slots or bytes, among stores without fixed portions: a store may have as many as are free. One store alone gets half of them; n busy
+// stores get a part of n+1 each, and as much stays free for a store that was quiet. So whoever comes new finds room, however many requests the others have waiting.
 type shares struct {
 	mu   sync.Mutex // guards what follows
 	free int
@@ -16,24 +16,24 @@ type shares struct {
 
 func newShares(n int) *shares { return &shares{free: n, used: make(map[string]int)} }
 
-// take gives the store a slot, or reports how many it has.
-func (s *shares) take(store string) (used int, ok bool) {
+// take gives the store n more, or reports how many it has.
+func (s *shares) take(store string, n int) (used int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if used = s.used[store]; used >= s.free {
+	if used = s.used[store]; used+n > s.free {
 		return used, false
 	}
-	s.free--
-	s.used[store] = used + 1
-	return used + 1, true
+	s.free -= n
+	s.used[store] = used + n
+	return used + n, true
 }
 
-// give takes a slot back.
-func (s *shares) give(store string) {
+// give takes n back.
+func (s *shares) give(store string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.free++
-	if s.used[store]--; s.used[store] == 0 {
+	s.free += n
+	if s.used[store] -= n; s.used[store] == 0 {
 		delete(s.used, store)
 	}
 }

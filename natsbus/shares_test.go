@@ -11,7 +11,7 @@ func TestShares(t *testing.T) {
 	s := newShares(slots)
 	fill := func(store string) (n int) {
 		for {
-			if _, ok := s.take(store); !ok {
+			if _, ok := s.take(store, 1); !ok {
 				return n
 			}
 			n++
@@ -28,8 +28,11 @@ func TestShares(t *testing.T) {
 		}
 		got = append(got, n)
 	}
-	if used, ok := s.take("noisy"); ok || used != slots/2 {
+	if used, ok := s.take("noisy", 1); ok || used != slots/2 {
 		t.Errorf("the noisy store gets one more: %d, %v", used, ok)
+	}
+	if _, ok := s.take("big", slots); ok {
+		t.Error("a store gets all there is")
 	}
 	for i, n := range got {
 		store := "noisy"
@@ -37,7 +40,7 @@ func TestShares(t *testing.T) {
 			store = fmt.Sprint(i - 1)
 		}
 		for range n {
-			s.give(store)
+			s.give(store, 1)
 		}
 	}
 	if s.free != slots || len(s.used) != 0 {

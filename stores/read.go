@@ -113,28 +113,36 @@ func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadRes
 	return res, nil
 }
 
+// lookAgain bounds how many waiting reads of a store look again at once. An append wakes all of them, which may be thousands; the node's other stores must not wait until the last one
+// has looked.
+const lookAgain = 2
+
 // poll reads until something is found or waitMS have passed. A stream that does not exist yet is waited for as well.
 func (s *Store) poll(ctx context.Context, waitMS int, read func() (found bool, err error)) *api.Error {
 	wait, cancel := context.WithTimeout(ctx, time.Duration(waitMS)*time.Millisecond)
 	defer cancel()
-	for {
-		changed := s.machine.Changed()
-		found, err := read()
-		if found || waitMS == 0 || err != nil && !isNotFound(err) {
-			if err != nil {
-				return s.apiError(err)
-			}
-			return nil
-		}
+	changed := s.machine.Changed()
+	found, err := read()
+	for !found && waitMS > 0 && (err == nil || isNotFound(err)) {
 		select {
 		case <-changed:
 		case <-wait.Done():
-			if err != nil {
-				return s.apiError(err)
-			}
-			return nil
+		}
+		select {
+		case <-wait.Done(): // what was found before stands
+		case s.looking <- struct{}{}:
+			changed = s.machine.Changed()
+			found, err = read()
+			<-s.looking
+		}
+		if wait.Err() != nil {
+			break
 		}
 	}
+	if err != nil {
+		return s.apiError(err)
+	}
+	return nil
 }
 
 func isNotFound(err error) bool { return api.AsError(err).ErrCode == api.ErrStreamNotFound.ErrCode }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -33,20 +34,25 @@ func (s Spec) group() wal.GroupID { return wal.GroupID{Store: s.ID, Incarnation:
 
 // Store is one event store's replica on this node. Its methods may be called concurrently.
 type Store struct {
-	spec    Spec
-	machine *fsm.FSM
-	group   *raftnode.Group
-	feed    *liveFeed
-	door    door
-	limiter limiter
-	dir     string
-	keySets keySets // of backups under way
-	now     func() time.Time
-	log     *slog.Logger
+	spec          Spec
+	machine       *fsm.FSM
+	group         *raftnode.Group
+	feed          *liveFeed
+	door          door
+	limiter       limiter
+	dir           string
+	keySets       keySets // of backups under way
+	now           func() time.Time
+	log           *slog.Logger
+	subscriptions dispatcher
+	looking       chan struct{} // slots of waiting reads that look again
 
 	commands func(serverID string) (kind int, heard bool) // see Config
 
 	flushes *flushes // shared by all stores of the node
+
+	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
+	noHoles              atomic.Bool   // that the file system cannot take space back was told
 }
 
 const (
@@ -60,11 +66,11 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, commands: m.cfg.Commands, flushes: &m.flushes}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, looking: make(chan struct{}, lookAgain), commands: m.cfg.Commands, flushes: &m.flushes}
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
-	s.door.store = s
+	s.door.store, s.subscriptions.store = s, s
 	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
@@ -91,6 +97,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		ID: spec.group(), Name: spec.Name, Dir: dir, Machine: machine, Bootstrap: spec.Members,
 		OnLeadership: func(l raftnode.Leadership) {
 			s.feed.leads(l)
+			s.subscriptions.leads(l)
 			if m.cfg.OnLeadership != nil {
 				m.cfg.OnLeadership(s, l)
 			}
@@ -154,11 +161,12 @@ func (s *Store) Members() []string { return s.group.Members() }
 // Transfer hands the store's leadership to the member with the server id, or to the best follower when it is empty.
 func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 
-// close waits for appends under way, the Raft group and the feed, in this order.
+// close waits for the Raft group, appends under way, subscriptions and the feed, in this order.
 func (s *Store) close() error {
 	err := s.group.Close()
 	s.keySets.close()
 	s.door.close()
+	s.subscriptions.close()
 	s.feed.close()
 	if merr := s.machine.Close(); err == nil {
 		err = merr

@@ -43,6 +43,7 @@ func TestContract(t *testing.T) {
 		"snapshots":        snapshots,
 		"stream lifecycle": streamLifecycle,
 		"limits":           limits,
+		"subscriptions":    subscriptions,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

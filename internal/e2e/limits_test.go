@@ -114,7 +114,7 @@ func TestNoisyStore(t *testing.T) {
 		return nil
 	})
 	flood := c.Connect()
-	body := strings.Repeat("x", 500)
+	body := strings.Repeat("x", 2000)
 	for i := range appends {
 		if err := flood.PublishRequest("es.noisy.write.append.s", flood.NewInbox(), []byte(fmt.Sprintf(`{"events":[{"type":"T","data":"%s%d"}]}`, body, i))); err != nil {
 			t.Fatal(err)
