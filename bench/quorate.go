@@ -5,19 +5,24 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/quorate/quorate/api"
+	quorateclient "github.com/quorate/quorate/client"
 )
 
-// quorate is three quorate servers, used with plain NATS requests.
+// quorate is three quorate servers, written to with plain NATS requests and read with the Go client, as JetStream is with its own.
 type quorate struct {
 	processes
 	binary string
 	admin  *nats.Conn
+	reader *quorateclient.Client // on admin
 }
 
 func (q *quorate) name() string { return nameQuorate }
@@ -45,8 +50,11 @@ func (q *quorate) start(ctx context.Context) error {
 		}
 	}
 	var err error
-	q.admin, err = connect(q.natsURLs())
-	return err
+	if q.admin, err = connect(q.natsURLs()); err != nil {
+		return err
+	}
+	q.reader = quorateclient.New(q.admin)
+	return nil
 }
 
 func (q *quorate) restart(i int) error {
@@ -176,44 +184,23 @@ func (q *quorate) fill(ctx context.Context, store, events int, payload []byte) e
 	})
 }
 
-// page is what a client of an event store looks at in the events that it reads.
-type page struct {
-	Events []struct {
-		Position uint64          `json:"position"`
-		Stream   string          `json:"stream"`
-		Version  int64           `json:"version"`
-		ID       string          `json:"id"`
-		Type     string          `json:"type"`
-		Time     string          `json:"time"`
-		Data     json.RawMessage `json:"data"`
-	} `json:"events"`
-	Next uint64 `json:"next"`
-	End  bool   `json:"end"`
-}
-
-func (q *quorate) read(ctx context.Context, subject, field string, at uint64, limit int) (n int, err error) {
-	for {
-		most := 10000
-		if limit > 0 {
-			most = min(most, limit-n)
-		}
-		var p page
-		if err := ask(ctx, q.admin, subject, fmt.Appendf(nil, `{%q:%d,"limit":%d}`, field, at, most), &p); err != nil {
-			return n, err
-		}
-		n, at = n+len(p.Events), p.Next
-		if p.End || n == limit {
-			return n, nil
-		}
-	}
-}
-
 func (q *quorate) readStream(ctx context.Context, store, writer int) (int, error) {
-	return q.read(ctx, fmt.Sprintf("es.b%d.read.stream.w%d", store, writer), "from", 0, 0)
+	return countEvents(q.reader.Store(fmt.Sprintf("b%d", store)).ReadStream(ctx, fmt.Sprintf("w%d", writer), quorateclient.ReadOptions{}))
 }
 
 func (q *quorate) readAll(ctx context.Context, store, after, limit int) (int, error) {
-	return q.read(ctx, fmt.Sprintf("es.b%d.read.all", store), "after", uint64(after), limit)
+	return countEvents(q.reader.Store(fmt.Sprintf("b%d", store)).ReadAll(ctx, quorateclient.ReadOptions{From: uint64(after), Limit: limit}))
+}
+
+// countEvents looks at every event.
+func countEvents(events iter.Seq2[api.Event, error]) (n int, err error) {
+	for _, err := range events {
+		if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 func (q *quorate) leaderOfMost(ctx context.Context) (int, float64, error) {
