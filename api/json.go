@@ -9,8 +9,15 @@ import (
 )
 
 func marshal(v any) ([]byte, error) {
-	if page, ok := v.(*ReadResponse); ok && page != nil {
-		return appendPage(page)
+	switch page := v.(type) {
+	case *ReadResponse:
+		if page != nil {
+			return appendPage(page)
+		}
+	case *SubscriptionFetchResponse:
+		if page != nil {
+			return appendFetch(page)
+		}
 	}
 	return marshalAny(v)
 }

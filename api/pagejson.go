@@ -12,29 +12,45 @@ import (
 // Pages of events are most of the bytes that a store and its readers exchange, and package encoding/json takes several microseconds for an event on either side. What is here writes and reads
 // the same JSON in a fraction of that. The writer leaves everything but the events to encoding/json; the reader leaves to it everything that does not look as the writer makes it.
 
-// noEvents is what encoding/json makes of a page without events. Behind it, a ReadResponse has no more texts.
+// noEvents is what encoding/json makes of a page without events. Behind it, a page has no more texts.
 var noEvents = []byte(`"events":[]`)
 
 // appendPage writes the response as encoding/json would, except that data and metadata stay as they were sent, with their white space.
 func appendPage(r *ReadResponse) ([]byte, error) {
 	rest := *r
 	rest.Events = []Event{}
-	head, err := marshalAny(&rest)
-	if err != nil || len(r.Events) == 0 {
+	return spliceEvents(&rest, len(r.Events), func(i int) *Event { return &r.Events[i] }, appendEvent)
+}
+
+// appendFetch does the same for what a subscription delivers.
+func appendFetch(r *SubscriptionFetchResponse) ([]byte, error) {
+	rest := *r
+	rest.Events = []DeliveredEvent{}
+	at := 0
+	return spliceEvents(&rest, len(r.Events), func(i int) *Event { at = i; return &r.Events[i].Event }, func(b []byte, e *Event) []byte {
+		b = appendEvent(b, e)
+		return append(appendUint(append(b[:len(b)-1], `,"attempt":`...), uint64(r.Events[at].Attempt)), '}')
+	})
+}
+
+// spliceEvents writes n events into what encoding/json makes of a page that has none.
+func spliceEvents(rest any, n int, event func(i int) *Event, write func([]byte, *Event) []byte) ([]byte, error) {
+	head, err := marshalAny(rest)
+	if err != nil || n == 0 {
 		return head, err
 	}
 	at := bytes.LastIndex(head, noEvents) + len(noEvents) - 1
 	size := len(head)
-	for i := range r.Events {
-		e := &r.Events[i]
-		size += 160 + len(e.Stream) + len(e.ID) + len(e.Type) + len(e.Data) + len(e.DataBase64)*4/3 + len(e.Metadata) + 16*len(e.Tags)
+	for i := range n {
+		e := event(i)
+		size += 180 + len(e.Stream) + len(e.ID) + len(e.Type) + len(e.Data) + len(e.DataBase64)*4/3 + len(e.Metadata) + 16*len(e.Tags)
 	}
 	b := append(make([]byte, 0, size), head[:at]...)
-	for i := range r.Events {
+	for i := range n {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendEvent(b, &r.Events[i])
+		b = write(b, event(i))
 	}
 	return append(b, head[at:]...), nil
 }
@@ -90,25 +106,38 @@ func appendText(b []byte, s string) []byte {
 
 // UnmarshalReply decodes a reply of the cluster: leniently, so that an older client takes the fields of a newer cluster.
 func UnmarshalReply(data []byte, v any) error {
-	if page, ok := v.(*ReadResponse); ok && readPage(data, page) {
-		return nil
+	switch page := v.(type) {
+	case *ReadResponse:
+		var rest ReadResponse
+		var events []Event
+		ok := readPage(data, &rest, func(s *scanner) (ok bool) { events, ok = readEvents(s, (*scanner).readEvent); return ok })
+		if ok && rest.Events == nil {
+			*page = rest
+			page.Events = events
+			return nil
+		}
+	case *SubscriptionFetchResponse:
+		var rest SubscriptionFetchResponse
+		var events []DeliveredEvent
+		ok := readPage(data, &rest, func(s *scanner) (ok bool) { events, ok = readEvents(s, (*scanner).readDelivered); return ok })
+		if ok && rest.Events == nil {
+			*page = rest
+			page.Events = events
+			return nil
+		}
 	}
 	return json.Unmarshal(data, v)
 }
 
-// readPage decodes a page as appendPage writes it. It reports false, and has changed nothing, when anything is otherwise.
-func readPage(data []byte, r *ReadResponse) bool {
+// readPage decodes a page as it is written here: its events by the function, the rest into rest by encoding/json. It reports false when anything is otherwise.
+func readPage(data []byte, rest any, events func(*scanner) bool) bool {
 	s := scanner{data: data}
-	var events []Event
-	rest := make([]byte, 0, 256) // the members but the events
+	others := append(make([]byte, 0, 256), '{') // the members but the events
 	if !s.take('{') {
 		return false
 	}
 	found := false
-	for first := true; ; first = false {
-		if s.take('}') {
-			break
-		}
+	for first := true; !s.take('}'); first = false {
 		if !first && !s.take(',') {
 			return false
 		}
@@ -118,33 +147,21 @@ func readPage(data []byte, r *ReadResponse) bool {
 			return false
 		}
 		if string(name) == "events" {
-			if found {
+			if found || !events(&s) {
 				return false
 			}
 			found = true
-			if events, ok = s.events(); !ok {
-				return false
-			}
 			continue
 		}
 		if !s.skip() {
 			return false
 		}
-		if len(rest) > 0 {
-			rest = append(rest, ',')
+		if len(others) > 1 {
+			others = append(others, ',')
 		}
-		rest = append(rest, data[start:s.at]...)
+		others = append(others, data[start:s.at]...)
 	}
-	if s.at != len(data) || !found {
-		return false
-	}
-	var page ReadResponse
-	if json.Unmarshal(slices.Concat([]byte{'{'}, rest, []byte{'}'}), &page) != nil || page.Events != nil {
-		return false
-	}
-	*r = page
-	r.Events = events
-	return true
+	return found && s.at == len(data) && json.Unmarshal(append(others, '}'), rest) == nil
 }
 
 // scanner walks through JSON without white space between tokens. Each method reports whether it found what it is for; if not, the decoding is left to encoding/json.
@@ -161,23 +178,24 @@ func (s *scanner) take(c byte) bool {
 	return false
 }
 
-func (s *scanner) events() ([]Event, bool) {
+// readEvents reads an array of events with read, which gets the event before too.
+func readEvents[E any](s *scanner, read func(s *scanner, e, before *E) bool) ([]E, bool) {
 	if !s.take('[') {
 		return nil, false
 	}
-	events := []Event{}
+	events := []E{}
 	if s.take(']') {
 		return events, true
 	}
-	var before Event
-	start := s.at
-	for {
+	var before E
+	for start := s.at; ; {
 		if len(events) == 1 { // the others may be as long as the first
 			events = slices.Grow(events, min(1+(len(s.data)-s.at)/(s.at-start), MaxReadLimit))
 		}
-		events = append(events, Event{})
+		var none E
+		events = append(events, none)
 		e := &events[len(events)-1]
-		if !s.event(e, &before) {
+		if !read(s, e, &before) {
 			return nil, false
 		}
 		before = *e
@@ -190,8 +208,14 @@ func (s *scanner) events() ([]Event, bool) {
 	}
 }
 
-// event decodes one event. Its texts are shared with those of the event before, where they are the same.
-func (s *scanner) event(e, before *Event) bool {
+func (s *scanner) readEvent(e, before *Event) bool { return s.event(e, before, nil) }
+
+func (s *scanner) readDelivered(e, before *DeliveredEvent) bool {
+	return s.event(&e.Event, &before.Event, &e.Attempt)
+}
+
+// event decodes one event. Its texts are shared with those of the event before, where they are the same. attempt is nil when the event has none.
+func (s *scanner) event(e, before *Event, attempt *int) bool {
 	if !s.take('{') {
 		return false
 	}
@@ -236,6 +260,12 @@ func (s *scanner) event(e, before *Event) bool {
 			bit, ok = 256, s.raw(&e.Metadata)
 		case "tags":
 			bit, ok = 512, s.texts(&e.Tags, before.Tags)
+		case "attempt":
+			var n uint64
+			bit, ok = 1024, attempt != nil && s.number(&n) && n < 1<<31
+			if ok {
+				*attempt = int(n)
+			}
 		default:
 			return false
 		}

@@ -24,6 +24,13 @@ func somePage() *ReadResponse {
 	}
 }
 
+// byHand reports whether a page is read without encoding/json, and reads it.
+func byHand(data []byte, page *ReadResponse) bool {
+	var rest ReadResponse
+	ok := readPage(data, &rest, func(s *scanner) bool { _, ok := readEvents(s, (*scanner).readEvent); return ok })
+	return ok && UnmarshalReply(data, page) == nil
+}
+
 // TestPages: a page is written as encoding/json writes it, and read back as encoding/json reads it, without its help.
 func TestPages(t *testing.T) {
 	one := *somePage()
@@ -40,11 +47,24 @@ func TestPages(t *testing.T) {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
 		}
 		var back, plain ReadResponse
-		if !readPage(got, &back) {
+		if !byHand(got, &back) {
 			t.Errorf("%s: was left to encoding/json: %s", name, got)
 		}
 		if err := json.Unmarshal(got, &plain); err != nil || !reflect.DeepEqual(back, plain) {
 			t.Errorf("%s: got\n%+v\nwant\n%+v (%v)", name, back, plain, err)
+		}
+	}
+	// What a subscription delivers, the same.
+	for _, events := range [][]DeliveredEvent{{}, {{somePage().Events[0], 1}}, {{somePage().Events[0], 1}, {somePage().Events[1], 12}, {somePage().Events[2], 0}}} {
+		fetch := &SubscriptionFetchResponse{Reply: Reply{Type: TypeRead}, Store: "orders", Subscription: `"events":[]`, Events: events, Lag: 4}
+		got, err := Marshal(fetch)
+		want, werr := marshalAny(fetch)
+		if err != nil || werr != nil || string(got) != string(want) {
+			t.Errorf("got\n%s (%v)\nwant\n%s", got, err, want)
+		}
+		var back, plain SubscriptionFetchResponse
+		if err := UnmarshalReply(got, &back); err != nil || json.Unmarshal(got, &plain) != nil || !reflect.DeepEqual(back, plain) {
+			t.Errorf("got\n%+v (%v)\nwant\n%+v", back, err, plain)
 		}
 	}
 	// Data stays as it was sent.
@@ -55,8 +75,8 @@ func TestPages(t *testing.T) {
 		t.Errorf("got %s (%v)", raw, err)
 	}
 	// A field that is added to Event has to be added to appendEvent and event.
-	if n := reflect.TypeOf(Event{}).NumField(); n != 10 {
-		t.Errorf("Event has %d fields, pagejson.go knows 10", n)
+	if n, d := reflect.TypeOf(Event{}).NumField(), reflect.TypeOf(DeliveredEvent{}).NumField(); n != 10 || d != 2 {
+		t.Errorf("Event has %d fields and DeliveredEvent %d, pagejson.go knows 10 and 2", n, d)
 	}
 }
 
@@ -88,8 +108,15 @@ func FuzzPages(f *testing.F) {
 	}
 	f.Add(raw)
 	f.Add([]byte(`{"events":[{"position":1,"data":{"a":[1,"]"]},"tags":["a"],"time":"2026-01-02T03:04:05Z"}],"next":1,"end":true}`))
+	f.Add([]byte(`{"events":[{"position":1,"attempt":2},{"position":3,"attempt":1}],"lag":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var got, want ReadResponse
+		var delivered, plain SubscriptionFetchResponse
+		if json.Unmarshal(data, &plain) == nil {
+			if err := UnmarshalReply(data, &delivered); err != nil || !reflect.DeepEqual(delivered, plain) {
+				t.Fatalf("%s: got\n%+v (%v)\nwant\n%+v", data, delivered, err, plain)
+			}
+		}
 		if json.Unmarshal(data, &want) != nil {
 			_ = UnmarshalReply(data, &got) // must not panic
 			return
