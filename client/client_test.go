@@ -13,6 +13,7 @@ import (
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
+	"github.com/quorate/quorate/internal/testcluster"
 )
 
 // TestDependencies keeps the server out of programs that use the client.
@@ -304,6 +305,36 @@ func TestTrace(t *testing.T) {
 	for e, err := range st.ReadAll(ctx, client.ReadOptions{From: res.Position - 1}) {
 		if tr := client.TraceOf(e); err != nil || tr != (client.Trace{Parent: parent, Correlation: "c-1", Causation: got[0].ID}) {
 			t.Errorf("got %+v, %v", tr, err)
+		}
+	}
+}
+
+// TestReadsAhead: while the caller works on a page, the next one is fetched; no more than that, however long it takes.
+func TestReadsAhead(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "ahead")
+	if _, err := st.Append(ctx, "a", numbered(0, 9), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nats.Connect(serverURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	before := nc.Stats().OutMsgs
+	for e, err := range client.New(nc).Store(st.Name()).ReadAll(ctx, client.ReadOptions{PageSize: 1}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Position == 1 {
+			testcluster.Eventually(t, "two pages more were fetched", func() error {
+				if n := nc.Stats().OutMsgs - before; n < 3 {
+					return fmt.Errorf("%d requests were sent", n)
+				}
+				return nil
+			})
+		}
+		if n := nc.Stats().OutMsgs - before; n > e.Position+3 {
+			t.Errorf("at position %d, %d pages were asked for", e.Position, n)
 		}
 	}
 }
