@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -337,4 +338,35 @@ func TestReadsAhead(t *testing.T) {
 			t.Errorf("at position %d, %d pages were asked for", e.Position, n)
 		}
 	}
+}
+
+// TestNothingIsLeft: loops that end early and clients whose connection is closed leave no goroutine behind.
+func TestNothingIsLeft(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "left")
+	if _, err := st.Append(ctx, "a", numbered(0, 20), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	before := runtime.NumGoroutine()
+	for range 10 {
+		nc, err := nats.Connect(serverURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := client.New(nc).Store(st.Name())
+		for _, o := range []client.ReadOptions{{PageSize: 2}, {PageSize: 2, Follow: true}, {Follow: true}, {PageSize: 2, Backward: true, FromEnd: true}} {
+			for _, err := range own.ReadAll(ctx, o) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+		nc.Close()
+	}
+	testcluster.Eventually(t, "they have ended", func() error {
+		if n := runtime.NumGoroutine(); n > before {
+			return fmt.Errorf("%d goroutines, %d before", n, before)
+		}
+		return nil
+	})
 }
