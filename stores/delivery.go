@@ -36,6 +36,7 @@ type delivery struct {
 	flying   int              // events in flight; with AckNone also those whose change is not committed
 	cached   int              // bytes of events that are kept until they are delivered
 	fetches  []*fetch         // that wait, in order of arrival
+	pushing  bool             // somebody listens where events are pushed
 	pending  change           // what the next change says
 	underway *change          // not committed yet
 	tried    map[uint64]int   // attempts that the next change says
@@ -134,12 +135,19 @@ func (d *delivery) hungry() bool {
 	for _, f := range d.fetches {
 		wanted += f.limit
 	}
+	if d.pushing {
+		wanted += prefetch
+	}
 	return d.ready.Len() < min(wanted, d.capacity())
 }
 
 // read looks at one more page.
 func (d *delivery) read() error {
-	limit := min(max(prefetch, d.fetches0()), d.cfg.MaxInFlight+lookAhead-len(d.order))
+	limit := prefetch
+	if len(d.fetches) > 0 {
+		limit = max(limit, d.fetches[0].limit)
+	}
+	limit = min(limit, d.cfg.MaxInFlight+lookAhead-len(d.order))
 	page, err := d.events.page(d.scanned, limit, d.cfg.Query)
 	if err != nil {
 		return err
@@ -149,14 +157,6 @@ func (d *delivery) read() error {
 	}
 	d.scanned, d.end, d.last = page.Next, page.End, page.LastPosition
 	return nil
-}
-
-// fetches0 is what the first fetch asks for.
-func (d *delivery) fetches0() int {
-	if len(d.fetches) == 0 {
-		return 0
-	}
-	return d.fetches[0].limit
 }
 
 // see takes an event that was looked at for the first time.
@@ -268,6 +268,12 @@ func (d *delivery) first() *item {
 // servable reports whether somebody waits for an event that may be delivered.
 func (d *delivery) servable() bool { return len(d.fetches) > 0 && d.capacity() > 0 && d.first() != nil }
 
+// pushable reports whether there is an event to push to somebody who listens.
+func (d *delivery) pushable() bool { return d.pushing && d.capacity() > 0 && d.first() != nil }
+
+// waits reports whether there may be an event to deliver, whoever wants it.
+func (d *delivery) waits() bool { return d.first() != nil || !d.end }
+
 // serve answers the fetches that wait, in their order, as far as there are events.
 func (d *delivery) serve(now time.Time) error {
 	for d.servable() {
@@ -328,6 +334,18 @@ func (d *delivery) fly(it *item, now time.Time) {
 	if d.cfg.Ordered {
 		d.lanes[it.stream].flying++
 	}
+}
+
+// extend begins the flight of an event anew, and returns whether it was in flight as 0 or 1.
+func (d *delivery) extend(now time.Time, position uint64) int {
+	it := d.items[position]
+	if it == nil || it.state != itemFlies {
+		return 0
+	}
+	d.timers.remove(it)
+	it.at = now.Add(time.Duration(d.cfg.AckWaitMS) * time.Millisecond)
+	d.timers.add(it)
+	return 1
 }
 
 // land ends the flight of an item.

@@ -262,6 +262,19 @@ func TestNotAcknowledgedIsDeliveredAgain(t *testing.T) {
 	want(t, "acked", w.state().Acked, 2)
 }
 
+func TestExtend(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
+	w.append("a")
+	w.fetch(1)
+	w.pass(900 * time.Millisecond)
+	want(t, "extended", w.d.extend(w.now, 1), 1)
+	want(t, "not delivered", w.d.extend(w.now, 2), 0)
+	w.pass(999 * time.Millisecond)
+	want(t, "still in flight", w.fetch(1), "")
+	w.pass(time.Millisecond)
+	want(t, "again", w.fetch(1), "1/2 ")
+}
+
 func TestNextLeaderKnowsAttempts(t *testing.T) {
 	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
 	w.append("a", "a", "a")

@@ -42,6 +42,7 @@ func TestContract(t *testing.T) {
 		"queries":          queries,
 		"snapshots":        snapshots,
 		"subscriptions":    subscriptions,
+		"pushes":           pushes,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
