@@ -30,14 +30,15 @@ type cli struct {
 	Config  kong.ConfigFlag  `help:"YAML file with the same names as the flags." type:"existingfile" placeholder:"FILE" env:"QUORATE_CONFIG"`
 	Version kong.VersionFlag `help:"Print the version and exit." env:"-"`
 
-	Server  serverCmd  `cmd:"" help:"Run a node. Without flags: one node, data in ./data, the default ports; a real store, fsynced."`
-	Dev     devCmd     `cmd:"" help:"Run three nodes in one process to try things, and print what to try."`
-	Store   storeCmd   `cmd:"" help:"Create, list, describe, change and delete stores."`
-	Append  appendCmd  `cmd:"" help:"Append events to a stream."`
-	Read    readCmd    `cmd:"" help:"Read a stream, or the whole store; --follow goes on with what comes."`
-	Cluster clusterCmd `cmd:"" help:"Who is here, who leads what, and moving a leadership."`
-	Watch   watchCmd   `cmd:"" help:"Print what the cluster publishes about itself, as it happens."`
-	Health  healthCmd  `cmd:"" help:"Ask a node's /readyz; exit code 0 when it is ready. For container health checks."`
+	Server       serverCmd       `cmd:"" help:"Run a node. Without flags: one node, data in ./data, the default ports; a real store, fsynced."`
+	Dev          devCmd          `cmd:"" help:"Run three nodes in one process to try things, and print what to try."`
+	Store        storeCmd        `cmd:"" help:"Create, list, describe, change and delete stores."`
+	Append       appendCmd       `cmd:"" help:"Append events to a stream."`
+	Read         readCmd         `cmd:"" help:"Read a stream, or the whole store; --follow goes on with what comes."`
+	Subscription subscriptionCmd `cmd:"" help:"Durable subscriptions: create, list, describe, fetch, acknowledge, replay, delete."`
+	Cluster      clusterCmd      `cmd:"" help:"Who is here, who leads what, and moving a leadership."`
+	Watch        watchCmd        `cmd:"" help:"Print what the cluster publishes about itself, as it happens."`
+	Health       healthCmd       `cmd:"" help:"Ask a node's /readyz; exit code 0 when it is ready. For container health checks."`
 }
 
 // env is what a subcommand runs in.
