@@ -128,7 +128,7 @@ func (d *delivery) lag() uint64 { return d.last - min(d.floor, d.last) }
 
 // hungry reports whether more events should be read.
 func (d *delivery) hungry() bool {
-	if len(d.order) >= d.cfg.MaxInFlight+lookAhead {
+	if len(d.order) > 0 && len(d.order)+len(d.skip) >= d.cfg.MaxInFlight+lookAhead {
 		return false
 	}
 	wanted := 0
@@ -147,7 +147,6 @@ func (d *delivery) read() error {
 	if len(d.fetches) > 0 {
 		limit = max(limit, d.fetches[0].limit)
 	}
-	limit = min(limit, d.cfg.MaxInFlight+lookAhead-len(d.order))
 	page, err := d.events.page(d.scanned, limit, d.cfg.Query)
 	if err != nil {
 		return err
@@ -163,6 +162,9 @@ func (d *delivery) read() error {
 func (d *delivery) see(e *api.Event) {
 	if d.skip[e.Position] {
 		delete(d.skip, e.Position)
+		if len(d.order) > 0 { // it counts, as long as something before it is not done
+			d.order = append(d.order, &item{position: e.Position, state: itemDone})
+		}
 		return
 	}
 	it := &item{position: e.Position, stream: e.Stream, tries: d.attempts[e.Position]}
