@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 // newSubscriptionChange decodes a request of a subscription's verb.
 func newSubscriptionChange(r *request, s *stores.Store) (write, *api.Error) {
 	verb, _ := strings.CutPrefix(r.subject.Verb, "subscription.")
+	if verb == "ack" && strings.Contains(r.subject.Name, ".") {
+		return newPushAck(r, s)
+	}
 	name, raw := r.subject.Name, r.message.Data()
 	if _, known := api.FindVerb(r.subject); !known {
 		return nil, api.UnknownVerb(r.subject)
@@ -25,6 +29,9 @@ func newSubscriptionChange(r *request, s *stores.Store) (write, *api.Error) {
 		var q api.SubscriptionConfig
 		if err = api.Unmarshal(raw, &q); err == nil {
 			err = q.Complete(r.bus.cfg.Server.Prefix)
+		}
+		if err == nil && slices.ContainsFunc(r.bus.inboxes, func(prefix string) bool { return strings.HasPrefix(q.DeliverSubject, prefix) }) {
+			err = api.ErrBadRequest.With("deliver_subject %q is an inbox, where only the one who asked may be answered; choose another", q.DeliverSubject)
 		}
 		w.start = func(done stores.Done) *api.Error { return s.CreateSubscription(name, q, done) }
 	case "fetch":

@@ -14,14 +14,23 @@ import (
 // dispatcher runs the subscriptions of a store while this replica serves it: a goroutine for each that is used. When the replica ceases to serve, all of them end
 // and everybody who waits is told; the next leader begins with what is committed.
 type dispatcher struct {
-	store *Store
-	wg    sync.WaitGroup // the consumers' goroutines
+	store  *Store
+	pusher Pusher         // nil: nothing is pushed
+	wg     sync.WaitGroup // the consumers' goroutines
 
 	mu        sync.Mutex // guards what follows
 	term      uint64     // in which this replica serves; 0: it does not
 	ctx       context.Context
 	cancel    context.CancelFunc
 	consumers map[string]*consumer
+}
+
+// Pusher publishes the events of subscriptions that have a deliver_subject.
+type Pusher interface {
+	// Wanted reports whether somebody is subscribed to the subject now. It must not block.
+	Wanted(subject string) bool
+	// Push publishes an event of the subscription to its subject. Whoever gets it can acknowledge it unless the config says that delivered is acknowledged.
+	Push(s *Store, subscription string, config *api.SubscriptionConfig, e *api.DeliveredEvent) error
 }
 
 // consumer runs one subscription's delivery.
@@ -48,7 +57,8 @@ type message struct {
 const (
 	consumerIdle   = 10 * time.Second // a subscription that nobody uses has no goroutine after so long
 	confirmTimeout = 2 * time.Second
-	maxWaiting     = 4096 // fetches that wait at one subscription
+	maxWaiting     = 4096                   // fetches that wait at one subscription
+	interestEvery  = 250 * time.Millisecond // between looks whether somebody listens where there is something to push
 )
 
 // leads is told of every change of leadership, in order, before anybody sends requests here because of it.
@@ -65,7 +75,28 @@ func (x *dispatcher) leads(l raftnode.Leadership) {
 	if l.Role == raftnode.Serving {
 		x.term, x.consumers = l.Term, make(map[string]*consumer)
 		x.ctx, x.cancel = context.WithCancel(context.Background())
+		if x.pusher != nil && x.store.machine.MayHaveSubscriptions() {
+			x.wg.Go(x.startPush) // ends when those that push have begun
+		}
 	}
+}
+
+// startPush begins with the subscriptions that nobody has to ask for events.
+func (x *dispatcher) startPush() {
+	list, _, err := x.store.machine.Subscriptions()
+	if err != nil {
+		x.store.log.Error("subscriptions that push do not begin", "error", err)
+	}
+	for i := range list {
+		if list[i].Config.DeliverSubject != "" {
+			x.start(list[i].Name)
+		}
+	}
+}
+
+// start has the subscription's consumer run.
+func (x *dispatcher) start(name string) {
+	x.tell(name, message{do: func(*delivery, time.Time) *api.Error { return nil }, fail: func(*api.Error) {}})
 }
 
 // close ends every consumer and waits for them.
@@ -185,7 +216,8 @@ func (c *consumer) run() {
 			return
 		}
 		now := s.now()
-		if !idle {
+		push := c.in.pusher != nil && d.cfg.DeliverSubject != ""
+		if !idle || push {
 			lastUse = now
 		} else if now.Sub(lastUse) >= consumerIdle && c.end(true) {
 			return
@@ -194,12 +226,15 @@ func (c *consumer) run() {
 		if at := d.wake(); !at.IsZero() {
 			wait = max(at.Sub(now), 0)
 		}
-		if d.hungry() && !d.end {
+		switch {
+		case d.hungry() && !d.end || d.pushable():
 			wait = 0
+		case push && !d.pushing && d.waits():
+			wait = min(wait, interestEvery)
 		}
 		timer.Reset(wait)
 		var more <-chan struct{}
-		if d.hungry() {
+		if d.hungry() || push {
 			more = changed
 		}
 		select {
@@ -247,16 +282,23 @@ func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 		}
 	}
 	d.tick(s.now())
+	if subject := d.cfg.DeliverSubject; subject != "" && c.in.pusher != nil {
+		d.pushing = d.waits() && c.in.pusher.Wanted(subject)
+	}
 	if d.hungry() && !d.end {
 		if err := d.read(); err != nil {
 			return s.apiError(err), false
 		}
 	}
-	if d.servable() {
+	if d.servable() || d.pushable() {
 		if err := c.confirm(); err != nil {
 			return err, false
 		}
-		if err := d.serve(s.now()); err != nil {
+		err := d.serve(s.now())
+		if err == nil && d.pushable() {
+			err = c.push(d)
+		}
+		if err != nil {
 			return s.apiError(err), false
 		}
 	}
@@ -267,6 +309,17 @@ func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 	c.inFlight.Store(int64(d.flying))
 	c.waiting.Store(int64(len(d.fetches)))
 	return nil, len(messages) == 0 && d.idle()
+}
+
+// push publishes events, a page of them: what else there is to do comes between.
+func (c *consumer) push(d *delivery) error {
+	events, err := d.take(c.in.store.now(), prefetch)
+	for i := range events {
+		if err := c.in.pusher.Push(c.in.store, c.name, &d.cfg, &events[i]); err != nil {
+			c.in.store.log.Warn("an event was not pushed; it is delivered again later", "subscription", c.name, "position", events[i].Position, "error", err)
+		}
+	}
+	return err
 }
 
 // confirm makes sure that no other leader can have committed something that this one does not know: it would deliver again what is acknowledged there.

@@ -36,6 +36,7 @@ type delivery struct {
 	flying   int              // events in flight; with AckNone also those whose change is not committed
 	cached   int              // bytes of events that are kept until they are delivered
 	fetches  []*fetch         // that wait, in order of arrival
+	pushing  bool             // somebody listens where events are pushed
 	pending  change           // what the next change says
 	underway *change          // not committed yet
 	tried    map[uint64]int   // attempts that the next change says
@@ -127,19 +128,25 @@ func (d *delivery) lag() uint64 { return d.last - min(d.floor, d.last) }
 
 // hungry reports whether more events should be read.
 func (d *delivery) hungry() bool {
-	if len(d.order) >= d.cfg.MaxInFlight+lookAhead {
+	if len(d.order) > 0 && len(d.order)+len(d.skip) >= d.cfg.MaxInFlight+lookAhead {
 		return false
 	}
 	wanted := 0
 	for _, f := range d.fetches {
 		wanted += f.limit
 	}
+	if d.pushing {
+		wanted += prefetch
+	}
 	return d.ready.Len() < min(wanted, d.capacity())
 }
 
 // read looks at one more page.
 func (d *delivery) read() error {
-	limit := min(max(prefetch, d.fetches0()), d.cfg.MaxInFlight+lookAhead-len(d.order))
+	limit := prefetch
+	if len(d.fetches) > 0 {
+		limit = max(limit, d.fetches[0].limit)
+	}
 	page, err := d.events.page(d.scanned, limit, d.cfg.Query)
 	if err != nil {
 		return err
@@ -151,18 +158,13 @@ func (d *delivery) read() error {
 	return nil
 }
 
-// fetches0 is what the first fetch asks for.
-func (d *delivery) fetches0() int {
-	if len(d.fetches) == 0 {
-		return 0
-	}
-	return d.fetches[0].limit
-}
-
 // see takes an event that was looked at for the first time.
 func (d *delivery) see(e *api.Event) {
 	if d.skip[e.Position] {
 		delete(d.skip, e.Position)
+		if len(d.order) > 0 { // it counts, as long as something before it is not done
+			d.order = append(d.order, &item{position: e.Position, state: itemDone})
+		}
 		return
 	}
 	it := &item{position: e.Position, stream: e.Stream, tries: d.attempts[e.Position]}
@@ -268,6 +270,12 @@ func (d *delivery) first() *item {
 // servable reports whether somebody waits for an event that may be delivered.
 func (d *delivery) servable() bool { return len(d.fetches) > 0 && d.capacity() > 0 && d.first() != nil }
 
+// pushable reports whether there is an event to push to somebody who listens.
+func (d *delivery) pushable() bool { return d.pushing && d.capacity() > 0 && d.first() != nil }
+
+// waits reports whether there may be an event to deliver, whoever wants it.
+func (d *delivery) waits() bool { return d.first() != nil || !d.end }
+
 // serve answers the fetches that wait, in their order, as far as there are events.
 func (d *delivery) serve(now time.Time) error {
 	for d.servable() {
@@ -328,6 +336,18 @@ func (d *delivery) fly(it *item, now time.Time) {
 	if d.cfg.Ordered {
 		d.lanes[it.stream].flying++
 	}
+}
+
+// extend begins the flight of an event anew, and returns whether it was in flight as 0 or 1.
+func (d *delivery) extend(now time.Time, position uint64) int {
+	it := d.items[position]
+	if it == nil || it.state != itemFlies {
+		return 0
+	}
+	d.timers.remove(it)
+	it.at = now.Add(time.Duration(d.cfg.AckWaitMS) * time.Millisecond)
+	d.timers.add(it)
+	return 1
 }
 
 // land ends the flight of an item.

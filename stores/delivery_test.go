@@ -262,6 +262,19 @@ func TestNotAcknowledgedIsDeliveredAgain(t *testing.T) {
 	want(t, "acked", w.state().Acked, 2)
 }
 
+func TestExtend(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
+	w.append("a")
+	w.fetch(1)
+	w.pass(900 * time.Millisecond)
+	want(t, "extended", w.d.extend(w.now, 1), 1)
+	want(t, "not delivered", w.d.extend(w.now, 2), 0)
+	w.pass(999 * time.Millisecond)
+	want(t, "still in flight", w.fetch(1), "")
+	w.pass(time.Millisecond)
+	want(t, "again", w.fetch(1), "1/2 ")
+}
+
 func TestNextLeaderKnowsAttempts(t *testing.T) {
 	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
 	w.append("a", "a", "a")
@@ -335,6 +348,45 @@ func TestCursorFollowsWhatIsNotSelected(t *testing.T) {
 	if !w.d.idle() {
 		t.Error("a new delivery is not idle")
 	}
+}
+
+// One event that is never acknowledged lets the others go on only so far, also over many leaders.
+func TestOneStuckEventBoundsTheRest(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxInFlight: 1000, MaxAttempts: -1})
+	for range 3 {
+		a := fsm.Append{Stream: "s", Expected: api.ExpectAny}
+		for range 4 * lookAhead / 3 {
+			w.events++
+			a.Events = append(a.Events, fsm.EventRecord{ID: fmt.Sprint(w.events), Type: "T"})
+		}
+		w.apply(a.Body())
+	}
+	for range 3 {
+		w.fail()
+		for more := true; more; {
+			var r api.SubscriptionAckRequest
+			w.d.fetch(&fetch{limit: 1000, until: w.now, done: func(events []api.DeliveredEvent, _ uint64, _ *api.Error) {
+				for _, e := range events {
+					if e.Position != 1 {
+						r.Positions = append(r.Positions, e.Position)
+					}
+				}
+			}})
+			w.turn()
+			if more = len(r.Positions) > 0; more {
+				w.acknowledge(&r)
+			}
+		}
+		if n := len(w.state().Done); n < lookAhead || n > lookAhead+2000 {
+			t.Fatalf("%d events are done above the floor", n)
+		}
+	}
+	want(t, "floor", w.state().Floor, 0)
+	want(t, "the stuck one is acknowledged at last", w.ack(1), 1)
+	acked := w.state().Acked
+	want(t, "it goes on behind them", w.fetch(1), fmt.Sprintf("%d/1 ", acked+1))
+	want(t, "ack", w.ack(acked+1), 1)
+	want(t, "floor", w.state().Floor, acked+1)
 }
 
 func TestFailAnswersEverybody(t *testing.T) {

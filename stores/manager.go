@@ -25,7 +25,9 @@ type Config struct {
 	// OnCommitted is given the events appended while this node leads, in position order for each store.
 	OnCommitted func(*Store, []api.Event)
 	// Listens reports whether OnCommitted has a use for the stream's events at the moment; nil: always. It must not block.
-	Listens   func(s *Store, stream string) bool
+	Listens func(s *Store, stream string) bool
+	// Push publishes events of subscriptions that have a deliver_subject; nil: they are only fetched.
+	Push      Pusher
 	OnClosing func(s *Store, dropped bool) // the store is about to be closed, because it was dropped or for another reason
 	OnFatal   func(error)                  // a failed write or fsync
 	// Commands returns the highest kind of command that a member says it can apply, and whether it was heard since this node started. Appends that need more

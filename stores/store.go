@@ -70,7 +70,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
-	s.door.store, s.subscriptions.store = s, s
+	s.door.store, s.subscriptions.store, s.subscriptions.pusher = s, s, m.cfg.Push
 	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once

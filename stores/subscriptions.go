@@ -18,6 +18,9 @@ func (s *Store) CreateSubscription(name string, config api.SubscriptionConfig, d
 	}
 	return s.change(&fsm.SubscriptionCreate{Name: name, Time: s.now().UnixMicro(), Config: raw}, func(value any) any {
 		v := value.(fsm.SubscriptionCreated)
+		if config.DeliverSubject != "" {
+			s.subscriptions.start(name)
+		}
 		return &api.SubscriptionCreateResponse{
 			Reply: api.Reply{Type: api.TypeSubscriptionCreate}, Store: s.Name(), Created: v.Created, SubscriptionInfo: s.subscriptionInfo(&v.Subscription),
 		}
@@ -118,6 +121,14 @@ func (s *Store) NackSubscription(name string, r api.SubscriptionNackRequest, don
 	}
 	return s.tellAck(name, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
 		d.nack(now, &r, done)
+		return nil
+	})
+}
+
+// ExtendSubscription gives the consumer of an event that is in flight more time. The result is an *api.SubscriptionAckResponse.
+func (s *Store) ExtendSubscription(name string, position uint64, done Done) *api.Error {
+	return s.tellAck(name, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
+		done(d.extend(now, position), d.floor, nil)
 		return nil
 	})
 }

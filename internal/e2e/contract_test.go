@@ -44,6 +44,7 @@ func TestContract(t *testing.T) {
 		"stream lifecycle": streamLifecycle,
 		"limits":           limits,
 		"subscriptions":    subscriptions,
+		"pushes":           pushes,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

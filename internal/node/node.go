@@ -177,7 +177,7 @@ func (n *Node) listen() (err error) {
 func (n *Node) openStores() error {
 	cfg := &n.cfg
 	n.stores = stores.NewManager(stores.Config{
-		Node: n.raft, Dir: cfg.Data, OnLeadership: n.bus.OnLeadership, OnCommitted: n.bus.Committed, Listens: n.bus.Listens, OnClosing: n.bus.OnClosing,
+		Node: n.raft, Dir: cfg.Data, OnLeadership: n.bus.OnLeadership, OnCommitted: n.bus.Committed, Listens: n.bus.Listens, Push: n.bus, OnClosing: n.bus.OnClosing,
 		Commands: n.directory.Commands, OnFatal: cfg.OnFatal, Logger: cfg.Logger,
 	})
 	n.opening.Store(n.stores)

@@ -40,6 +40,9 @@ func (v *view) subscription(name string) (*stored, error) {
 	return s, err
 }
 
+// MayHaveSubscriptions is false when there is no subscription for sure. It does not need the file.
+func (f *FSM) MayHaveSubscriptions() bool { return f.Kinds() >= kindSubscription }
+
 // Subscription returns the subscription; nil: there is none of the name. applied is the entry the state is at.
 func (f *FSM) Subscription(name string) (s *Subscription, applied uint64, err error) {
 	err = f.view(func(v *view) error {

@@ -1,0 +1,88 @@
+package natsbus
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/stores"
+)
+
+// Events of a subscription with a deliver_subject are published there as live events are, with a reply subject that acknowledges: whoever responds has processed the event.
+// "+ACK" does so too. The words for anything else are JetStream's.
+const (
+	wordNak      = "-NAK"  // not processed; may be followed by {"delay_ms":…,"reason":…}, or as JetStream has it {"delay":…} in nanoseconds
+	wordTerm     = "+TERM" // give it up: it is parked; what follows is the reason
+	wordProgress = "+WPI"  // still at work: the time to acknowledge begins anew
+
+	headerAttempt = "Quorate-Attempt"
+)
+
+var _ stores.Pusher = (*Bus)(nil)
+
+// Wanted implements stores.Pusher.
+func (b *Bus) Wanted(subject string) bool { return b.embedded.clients.Interest(subject) > 0 }
+
+// Push implements stores.Pusher.
+func (b *Bus) Push(s *stores.Store, subscription string, config *api.SubscriptionConfig, e *api.DeliveredEvent) error {
+	m := &nats.Msg{Subject: config.DeliverSubject, Data: e.Body(), Header: cloudEventHeaders(b.cfg.Server.Prefix, s.Name(), &e.Event)}
+	m.Header[headerAttempt] = []string{strconv.Itoa(e.Attempt)}
+	if config.Ack != api.AckNone {
+		m.Reply = b.subjects.Write(s.Name(), "subscription.ack", subscription+"."+strconv.FormatUint(e.Position, 10))
+	}
+	return b.clients.PublishMsg(m)
+}
+
+// newPushAck decodes what a consumer answered to an event that was pushed: write.subscription.ack.<name>.<position>.
+func newPushAck(r *request, s *stores.Store) (write, *api.Error) {
+	name, last, _ := strings.Cut(r.subject.Name, ".")
+	position, perr := strconv.ParseUint(last, 10, 64)
+	if perr != nil {
+		return nil, api.ErrBadSubject.With("%q is not a position; a subject that acknowledges one event is …write.subscription.ack.<name>.<position>", last)
+	}
+	if err := api.CheckSubscriptionName(name); err != nil {
+		return nil, err
+	}
+	w := &change{raw: r.message.Data()}
+	nack := api.SubscriptionNackRequest{Positions: []uint64{position}}
+	switch body := bytes.TrimSpace(w.raw); {
+	case bytes.HasPrefix(body, []byte(wordNak)):
+		var q struct {
+			DelayMS int           `json:"delay_ms"`
+			Delay   time.Duration `json:"delay"`
+			Reason  string        `json:"reason"`
+		}
+		if err := api.Unmarshal(body[len(wordNak):], &q); err != nil {
+			return nil, err
+		}
+		nack.DelayMS, nack.Reason = max(q.DelayMS, int(q.Delay.Milliseconds())), q.Reason
+	case bytes.HasPrefix(body, []byte(wordTerm)):
+		nack.Park, nack.Reason = true, string(bytes.TrimSpace(body[len(wordTerm):]))
+	case bytes.HasPrefix(body, []byte(wordProgress)):
+		w.start = func(done stores.Done) *api.Error { return s.ExtendSubscription(name, position, done) }
+		return w, nil
+	case r.message.Header().Get(api.HeaderErrorCode) != "": // the consumer is a service and reports an error
+		nack.Reason = r.message.Header().Get(api.HeaderError)
+	default:
+		w.start = func(done stores.Done) *api.Error {
+			return s.AckSubscription(name, api.SubscriptionAckRequest{Positions: nack.Positions}, done)
+		}
+		return w, nil
+	}
+	if len(nack.Reason) > api.MaxReason {
+		nack.Reason = strings.ToValidUTF8(nack.Reason[:api.MaxReason], "")
+	}
+	if !nack.Park { // a request that is forwarded has no headers
+		raw, err := api.Marshal(map[string]any{"delay_ms": nack.DelayMS, "reason": nack.Reason})
+		if err != nil {
+			return nil, api.ErrInternal.With("encode the request: %v", err)
+		}
+		w.raw = append([]byte(wordNak+" "), raw...)
+	}
+	w.start = func(done stores.Done) *api.Error { return s.NackSubscription(name, nack, done) }
+	return w, nil
+}
