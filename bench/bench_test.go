@@ -227,6 +227,39 @@ func TestPictures(t *testing.T) {
 	}
 }
 
+// TestTextsFit: no figure is so long that its text leaves the picture. A letter is taken to be 7 wide, a bold one 7.5.
+func TestTextsFit(t *testing.T) {
+	for _, rows := range [][]*result{newManyRows(1000).all(), newBigRows(10_000_000).all(), newReadRows(300_000).all(), {appendRow(topicAppends, 64, 64, 256)}} {
+		r := &report{Systems: []string{nameQuorate, nameAlways, nameDefault, nameEtcd}}
+		for _, row := range rows {
+			for i, s := range r.Systems {
+				row.Values[s] = []float64{123456 + float64(i), 223456}
+			}
+		}
+		text := regexp.MustCompile(`<text[^>]* x="([\d.]+)"([^>]*)>(.*?)</text>`)
+		found := text.FindAllStringSubmatch(picture("Title", r, rows), -1)
+		if len(found) < 6*len(rows) {
+			t.Fatalf("%d texts", len(found))
+		}
+		for _, m := range found {
+			var x float64
+			fmt.Sscan(m[1], &x)
+			width := 7.0
+			if strings.Contains(m[2], "bold") {
+				width = 7.5
+			}
+			width *= float64(len([]rune(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(m[3], " "))))
+			left, right := x, x+width
+			if strings.Contains(m[2], `"end"`) {
+				left, right = x-width, x
+			}
+			if left < 0 || right > pictureWidth {
+				t.Errorf("%q lies between %.0f and %.0f of %d", m[3], left, right, pictureWidth)
+			}
+		}
+	}
+}
+
 // named is a system of which only the name is asked for.
 type named struct {
 	system

@@ -191,6 +191,11 @@ func (b *Bus) StopServing(ctx context.Context) error {
 		p.close()
 	}
 	errs = append(errs, b.clients.FlushWithContext(ctx)) // from here on the server sends us no more requests
+	if be := b.backend.Load(); be != nil {
+		for _, s := range be.Stores.List() {
+			s.EndWaits()
+		}
+	}
 	if err := b.work.wait(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("requests are still under way: %w", err))
 	}

@@ -1,6 +1,8 @@
 package natsbus
 
 import (
+	"strings"
+
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/stores"
 )
@@ -41,6 +43,9 @@ func newChange(r *request, s *stores.Store) (write, *api.Error) {
 	case "metadata":
 		var q api.StreamMetadataRequest
 		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.PutStreamMetadata(name, q, done) })
+	}
+	if strings.HasPrefix(r.subject.Verb, "subscription.") {
+		return newSubscriptionChange(r, s)
 	}
 	return nil, api.UnknownVerb(r.subject)
 }

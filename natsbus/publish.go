@@ -10,8 +10,10 @@ import (
 
 // Listens reports whether anybody in the cluster is subscribed to the stream's live events: most of the time nobody is.
 func (b *Bus) Listens(s *stores.Store, stream string) bool {
-	return s.Name() == api.ConfigStore || b.embedded.clients.Interest(b.subjects.Event(s.Name(), stream)) > 0
+	return s.Name() == api.ConfigStore || b.wanted(b.subjects.Event(s.Name(), stream)) || b.wanted(b.subjects.CloudEvent(s.Name(), stream))
 }
+
+func (b *Bus) wanted(subject string) bool { return b.embedded.clients.Interest(subject) > 0 }
 
 // Committed publishes events that were committed while this node leads their store: live, at most once, in position order.
 func (b *Bus) Committed(s *stores.Store, events []api.Event) {
@@ -23,10 +25,23 @@ func (b *Bus) Committed(s *stores.Store, events []api.Event) {
 			}
 			continue
 		}
-		m := &nats.Msg{Subject: b.subjects.Event(s.Name(), e.Stream), Data: e.Body(), Header: cloudEventHeaders(b.subjects, s.Name(), e)}
-		if err := b.clients.PublishMsg(m); err != nil {
-			b.log.Warn("a live event was not published", "store", s.Name(), "position", e.Position, "error", err)
+		if subject := b.subjects.Event(s.Name(), e.Stream); b.wanted(subject) {
+			b.publishLive(s, e, &nats.Msg{Subject: subject, Data: e.Body(), Header: cloudEventHeaders(b.subjects, s.Name(), e)})
 		}
+		if subject := b.subjects.CloudEvent(s.Name(), e.Stream); b.wanted(subject) {
+			body, err := e.CloudEvent(b.subjects.Source(s.Name()))
+			if err != nil {
+				b.log.Warn("a live event is no CloudEvent", "store", s.Name(), "position", e.Position, "error", err)
+				continue
+			}
+			b.publishLive(s, e, &nats.Msg{Subject: subject, Data: body, Header: nats.Header{"content-type": {structuredMode}}})
+		}
+	}
+}
+
+func (b *Bus) publishLive(s *stores.Store, e *api.Event, m *nats.Msg) {
+	if err := b.clients.PublishMsg(m); err != nil {
+		b.log.Warn("a live event was not published", "store", s.Name(), "subject", m.Subject, "position", e.Position, "error", err)
 	}
 }
 

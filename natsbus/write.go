@@ -92,15 +92,19 @@ func (b *Bus) begin(p *post, r *request, w write) {
 		b.spawn(r, func() { b.standIn(p, r, w) })
 		return
 	}
-	if p.inflight.Add(1) > maxInflight {
-		p.inflight.Add(-1)
+	weight := int64(1)
+	if lasts(w) {
+		weight = 0
+	}
+	if p.inflight.Add(weight) > maxInflight && weight > 0 {
+		p.inflight.Add(-weight)
 		r.fail(api.ErrOverloaded.With("store %s has %d writes under way; slow down and retry", p.store.Name(), maxInflight))
 		return
 	}
 	b.work.add() // until it is answered
 	done := func(v any, err *api.Error) {
 		defer b.work.done()
-		p.inflight.Add(-1)
+		p.inflight.Add(-weight)
 		b.settle(p, r, w, v, err)
 	}
 	if err := w.begin(done); err != nil {

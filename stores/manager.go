@@ -45,6 +45,7 @@ type Manager struct {
 	mu      sync.Mutex // guards what follows
 	stores  map[string]*Store
 	failed  map[string]Failure
+	wanted  int           // how many data stores the last Reconcile was to have open
 	changed chan struct{} // closed and replaced when stores or failed change
 	closed  bool
 }
@@ -188,6 +189,9 @@ func (m *Manager) Reconcile(want []Spec) {
 			m.forget(f)
 		}
 	}
+	m.mu.Lock()
+	m.wanted = len(want)
+	m.mu.Unlock()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, openParallel)
 	for _, spec := range want {
@@ -202,6 +206,17 @@ func (m *Manager) Reconcile(want []Spec) {
 		}()
 	}
 	wg.Wait()
+}
+
+// Progress says how many data stores there should be here, and how many of them are open or set aside.
+func (m *Manager) Progress() (done, wanted int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	done = len(m.stores) + len(m.failed)
+	if _, ok := m.stores[api.ConfigStore]; ok {
+		done--
+	}
+	return min(done, m.wanted), m.wanted
 }
 
 // Remove closes the store and moves its files aside; the log forgets the group. Nothing is deleted: the state file holds every event.

@@ -33,17 +33,18 @@ func (s Spec) group() wal.GroupID { return wal.GroupID{Store: s.ID, Incarnation:
 
 // Store is one event store's replica on this node. Its methods may be called concurrently.
 type Store struct {
-	spec    Spec
-	machine *fsm.FSM
-	group   *raftnode.Group
-	feed    *liveFeed
-	door    door
-	limiter limiter
-	dir     string
-	keySets keySets       // of backups under way
-	looking chan struct{} // slots of waiting reads that look again
-	now     func() time.Time
-	log     *slog.Logger
+	spec          Spec
+	machine       *fsm.FSM
+	group         *raftnode.Group
+	feed          *liveFeed
+	door          door
+	limiter       limiter
+	dir           string
+	keySets       keySets       // of backups under way
+	looking       chan struct{} // slots of waiting reads that look again
+	now           func() time.Time
+	log           *slog.Logger
+	subscriptions dispatcher
 
 	commands func(serverID string) (kind int, heard bool) // see Config
 
@@ -65,7 +66,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
-	s.door.store = s
+	s.door.store, s.subscriptions.store = s, s
 	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
@@ -92,6 +93,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		ID: spec.group(), Name: spec.Name, Dir: dir, Machine: machine, Bootstrap: spec.Members,
 		OnLeadership: func(l raftnode.Leadership) {
 			s.feed.leads(l)
+			s.subscriptions.leads(l)
 			if m.cfg.OnLeadership != nil {
 				m.cfg.OnLeadership(s, l)
 			}
@@ -155,11 +157,12 @@ func (s *Store) Members() []string { return s.group.Members() }
 // Transfer hands the store's leadership to the member with the server id, or to the best follower when it is empty.
 func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 
-// close waits for appends under way, the Raft group and the feed, in this order.
+// close waits for the Raft group, appends under way, subscriptions and the feed, in this order.
 func (s *Store) close() error {
 	err := s.group.Close()
 	s.keySets.close()
 	s.door.close()
+	s.subscriptions.close()
 	s.feed.close()
 	if merr := s.machine.Close(); err == nil {
 		err = merr

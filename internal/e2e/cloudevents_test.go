@@ -33,6 +33,7 @@ func TestCloudEventsSDK(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	received := receiver(t, nc, "es.ce.cloudevent.>") // the SDK's own
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +59,13 @@ func TestCloudEventsSDK(t *testing.T) {
 				continue
 			}
 			same(t, stream+", live", sent, *got, stream, row.data)
+
+			select {
+			case got := <-received:
+				same(t, stream+", live and structured", sent, got, stream, row.data)
+			case <-time.After(requestTimeout):
+				t.Fatalf("%s: the SDK received nothing", stream)
+			}
 
 			for e, err := range cl.Store("ce").ReadStream(context.Background(), stream, client.ReadOptions{}) {
 				if err != nil {
@@ -121,6 +129,44 @@ func sendStructured(nc *nats.Conn, subject string, e event.Event) error {
 		return res
 	}
 	return nil
+}
+
+// receiver has the SDK receive events with its NATS protocol binding. It returns once the subscription is made.
+func receiver(t *testing.T, nc *nats.Conn, subject string) <-chan event.Event {
+	t.Helper()
+	subscribed := make(chan struct{})
+	consumer, err := cenats.NewConsumerFromConn(nc, subject, cenats.WithQueueSubscriber("sdk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer.Subscriber = announced{consumer.Subscriber, subscribed}
+	ce, err := cloudevents.NewClient(consumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	received := make(chan event.Event, 16)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { // ends with the test
+		defer close(ended)
+		if err := ce.StartReceiver(ctx, func(e event.Event) { received <- e }); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+	<-subscribed
+	return received
+}
+
+// announced is a Subscriber of the SDK that says when it has subscribed.
+type announced struct {
+	cenats.Subscriber
+	subscribed chan struct{}
+}
+
+func (a announced) Subscribe(nc *nats.Conn, subject string, cb nats.MsgHandler) (*nats.Subscription, error) {
+	defer close(a.subscribed)
+	return a.Subscriber.Subscribe(nc, subject, cb)
 }
 
 // sendBinary has the SDK write an HTTP request in binary mode, whose headers are those of NATS, and sends it as a request.

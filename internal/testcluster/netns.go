@@ -34,7 +34,7 @@ var networks atomic.Int64
 // NewNetwork makes n hosts, or skips the test when that is not possible here. The network goes with the test.
 func NewNetwork(t testing.TB, n int) *Network {
 	t.Helper()
-	NeedRoot(t, "network namespaces", "ip", "iptables")
+	NeedRoot(t, "network namespaces", "ip", "iptables", "nsenter")
 	sweepNetworks()
 	nw := &Network{t: t, prefix: fmt.Sprintf("q%d-%d", os.Getpid(), networks.Add(1)), subnet: freeSubnet(t)}
 	t.Cleanup(nw.remove)
@@ -133,10 +133,10 @@ func (nw *Network) remove() {
 	output("ip netns del " + nw.prefix + "-sw")
 }
 
-// Places puts a node on each host.
+// Places puts a node on each host. nsenter changes the network only; ip netns exec would give each node its own copy of all mounts, and keep a disk alive whose power was cut.
 func (nw *Network) Places() (places []Place) {
 	for _, h := range nw.Hosts {
-		places = append(places, Place{Host: h.IP, In: []string{"ip", "netns", "exec", h.ns}})
+		places = append(places, Place{Host: h.IP, In: []string{"nsenter", "--net=/run/netns/" + h.ns}})
 	}
 	return places
 }

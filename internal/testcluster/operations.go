@@ -276,10 +276,17 @@ func (cs *Clients) WritableSoon() time.Duration {
 	return took
 }
 
-// Check judges the history against what every node has. All nodes must run and be able to catch up, and the clients must be stopped.
+// Check fails the test with everything that Wrong returns.
 func (cs *Clients) Check() {
-	t := cs.cluster.T
-	t.Helper()
+	cs.cluster.T.Helper()
+	for _, err := range cs.Wrong() {
+		cs.cluster.T.Error(err)
+	}
+}
+
+// Wrong judges the history against what every node has. All nodes must run and be able to catch up, and the clients must be stopped.
+func (cs *Clients) Wrong() []error {
+	cs.cluster.T.Helper()
 	last := cs.mark()
 	final := make(map[string][]api.Event)
 	for i, node := range cs.cluster.Nodes {
@@ -291,9 +298,7 @@ func (cs *Clients) Check() {
 		history = append(history, *op)
 	}
 	cs.mu.Unlock()
-	for _, err := range Judge(history, final) {
-		t.Error(err)
-	}
+	return Judge(history, final)
 }
 
 // mark appends an event behind everything that is acknowledged, and returns its position.

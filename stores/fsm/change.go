@@ -8,9 +8,10 @@ import (
 
 // Kinds of commands that are not appends. Each began with a version of the program; see Kinds.
 const (
-	kindSnapshot = 3 // aggregate.go
-	kindStream   = 4 // stream.go
-	kindRestore  = 6 // restore.go
+	kindSnapshot     = 3 // aggregate.go
+	kindStream       = 4 // stream.go
+	kindSubscription = 5 // subscription.go
+	kindRestore      = 6 // restore.go
 )
 
 // Feature names what a kind of command is for, in words that go into an error.
@@ -22,6 +23,8 @@ func Feature(kind int) string {
 		return "deleting, truncating and metadata of streams"
 	case kindRestore:
 		return "restoring a backup"
+	case kindSubscription:
+		return "durable subscriptions"
 	}
 	return "appends over several streams or with conditions"
 }
@@ -46,6 +49,8 @@ func decodeChange(kind byte, r *reader) (Change, error) {
 		return decodeStreamChange(r), nil
 	case kindRestore:
 		return decodeRestoreChange(r), nil
+	case kindSubscription:
+		return decodeSubscriptionChange(r), nil
 	}
 	return nil, fmt.Errorf("%w: command kind %d", errUnknownFormat, kind)
 }

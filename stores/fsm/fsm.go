@@ -94,6 +94,7 @@ func Open(cfg Config) (*FSM, error) {
 	}
 	f := &FSM{cfg: cfg, bounds: usualBounds, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
 	f.room = sync.NewCond(&f.mu)
+	f.sweep.limit, f.sweep.least = sweepEvents, holesAt
 	file, err := openFile(cfg.Path, cfg)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 // an open read transaction sees, for those pages are pending. The next commit may write anything there, so zeros do no harm, whenever we die. The write transaction keeps
 // others from using the pages while we are at it.
 const (
-	holesAt    = 1 << 20 // bytes that must be free, and a sixteenth of what is used, before holes are punched
+	holesAt    = 1 << 20 // bytes that must be free before holes are punched; up to 16 times that, when more than that is used
 	holesPages = 16_384  // pages looked at in a step; so long a flush waits
 )
 
@@ -92,7 +92,7 @@ func (f *FSM) worthHoles(file *os.File) (worth, pending bool, err error) {
 		return false, false, err
 	}
 	used := size - int64(stats.FreePageN)*int64(f.db.Info().PageSize)
-	return allocated(fi)-used > max(holesAt, used/16), false, nil
+	return allocated(fi)-used > max(f.sweep.least, min(used/16, 16*f.sweep.least)), false, nil
 }
 
 // puncher looks for free pages that have blocks.

@@ -15,6 +15,7 @@ import (
 //	n stream 00 ^version (8)   a snapshot of an aggregate; ^version, so that the newest comes first (aggregate.go)
 //	s stream                        what there is of a stream beside its events (stream.go)
 //	z                          how far the restore of a backup is (restore.go)
+//	u, w and p                 durable subscriptions (subscription.go)
 //
 // A key is at most maxKey bytes. Values are sealed with a checksum when they are put, and stay sealed in memory and on disk. In an overlay a nil value says
 // that the key is gone. There are few keys beside the number of events, so bbolt's own tree keeps them, and an overlay a B-tree that is copied on write: a reader's

@@ -110,6 +110,8 @@ type machine struct {
 	f     *FSM
 	model model
 	log   []*raft.Log // everything that was applied
+	swept int         // records replaced by scavenging
+	holes int64       // bytes given back
 	told  uint64      // the last position OnAppend told of
 }
 
@@ -128,7 +130,7 @@ func (m *machine) openFSM(t *rapid.T) *FSM {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.bounds = tight
+	f.bounds, f.sweep.limit, f.sweep.least = tight, 3, 0
 	return f
 }
 
@@ -580,6 +582,13 @@ func (c *countingReader) Close() error { return nil }
 // TestModel does random things to an FSM and to a model of it, and holds the two together.
 func TestModel(t *testing.T) {
 	dir := t.TempDir()
+	swept, holes := 0, int64(0)
+	defer func() {
+		t.Logf("%d records scavenged, %d bytes given back", swept, holes)
+		if !t.Failed() && (swept < 50 || holes == 0) {
+			t.Error("too little was scavenged for the test to mean much")
+		}
+	}()
 	rapid.Check(t, func(t *rapid.T) {
 		sub, err := os.MkdirTemp(dir, "")
 		if err != nil {
@@ -588,10 +597,13 @@ func TestModel(t *testing.T) {
 		defer os.RemoveAll(sub)
 		m := &machine{dir: sub, model: model{streams: make(map[string]modelStream)}}
 		m.open(t)
-		defer func() { m.f.Close() }()
+		defer func() {
+			m.f.Close()
+			swept, holes = swept+m.swept, holes+m.holes
+		}()
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.Append, "append ": m.Append, "append  ": m.Append, "query": m.Query, "query ": m.Query,
-			"flush": m.Flush, "replay": m.Replay, "rebuild": m.Rebuild, "reopen": m.Reopen, "move": m.Move,
+			"flush": m.Flush, "sweep": m.Sweep, "expire": m.Expire, "replay": m.Replay, "rebuild": m.Rebuild, "reopen": m.Reopen, "move": m.Move,
 			"read stream": m.ReadStream, "read all": m.ReadAll, "streams": m.Streams,
 			"": m.check,
 		})

@@ -168,3 +168,77 @@ func encodeAll(of []any) []byte {
 	}
 	return EncodeBodies(bodies)
 }
+
+// Sweep scavenges, a step or all of them, and gives space back; what a step finds in the middle of it is what it finds before and after. Its state is as before.
+func (m *machine) Sweep(t *rapid.T) {
+	before := m.hash(t)
+	at := rapid.SampledFrom([]string{"", "frozen", "swept", "swept and committed", "punch", "punched"}).Draw(t, "read at")
+	m.f.hookStep = func(step string) error {
+		if step == at {
+			m.ReadStream(t)
+			m.ReadAll(t)
+			m.Query(t)
+		}
+		return nil
+	}
+	defer func() { m.f.hookStep = nil }()
+	for range rapid.SampledFrom([]int{1, 2, 1000}).Draw(t, "steps") {
+		did, err := m.f.Scavenge()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.swept += did.Events
+		if !did.More {
+			break
+		}
+	}
+	for more := rapid.Bool().Draw(t, "give back"); more; {
+		bytes, again, err := m.f.GiveBack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.holes += bytes
+		more = again
+	}
+	if m.hash(t) != before {
+		t.Fatal("scavenging changed the state")
+	}
+}
+
+// Expire looks for streams with events that are too old, and finds none beside those; all of them once it has looked at all streams.
+func (m *machine) Expire(t *rapid.T) {
+	now, limit := max(drawNow(t), testTime), rapid.IntRange(1, 5).Draw(t, "limit")
+	for range 2 * len(modelStreams) {
+		found, err := m.f.Expirable(now, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range found {
+			if !m.model.due(name, now) {
+				t.Fatalf("stream %s is found to have old events at %d", name, now)
+			}
+		}
+		if m.f.sweep.aged != "" {
+			continue
+		}
+		if m.f.sweep.agedDone == m.f.sweep.cuts.Load()+1 && now < m.f.sweep.due {
+			for _, name := range modelStreams {
+				if m.model.due(name, now) {
+					t.Fatalf("stream %s has old events at %d, and it is said that none has before %d", name, now, m.f.sweep.due)
+				}
+			}
+		}
+		return
+	}
+	t.Fatal("a round does not end")
+}
+
+// due reports whether the first event that the stream keeps is too old.
+func (m *model) due(name string, now int64) bool {
+	for _, e := range m.stream(name) {
+		if s := m.streams[name]; e.Version == s.first {
+			return s.maxAge > 0 && !m.shows(&e, now)
+		}
+	}
+	return false
+}

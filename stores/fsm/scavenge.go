@@ -29,7 +29,9 @@ const (
 
 // sweep is what scavenging and expiry know between their steps. It is lost with a restart, and costs a look at the streams that have a state.
 type sweep struct {
-	cuts atomic.Uint64 // counts changes of streams' states, also those that are undone
+	cuts  atomic.Uint64 // counts batches that changed a stream's state
+	limit int           // records of a step; set before the first one
+	least int64         // as holesAt
 
 	mu    sync.Mutex // held for a step of scavenging or expiry; guards what follows. Taken before file
 	after string     // the stream that the last step came to; empty: from the first one
@@ -164,7 +166,7 @@ func (f *FSM) findCuts(did *Scavenged) (cuts []cut, swept map[string]uint64, aft
 			return true, err
 		}
 		to := from
-		if cuts, to, err = v.cuts(name, from, s.first, cuts, did); err != nil {
+		if cuts, to, err = v.cuts(name, from, s.first, f.sweep.limit, cuts, did); err != nil {
 			return false, err
 		}
 		if to > from {
@@ -191,7 +193,7 @@ func (s *streamState) worth(swept uint64) bool {
 }
 
 // cuts adds what replaces versions from to first of the stream, until the step is full. to is the version up to which it came.
-func (v *view) cuts(name string, from, first uint64, cuts []cut, did *Scavenged) (_ []cut, to uint64, err error) {
+func (v *view) cuts(name string, from, first uint64, limit int, cuts []cut, did *Scavenged) (_ []cut, to uint64, err error) {
 	h, err := v.disk.head(name)
 	if err != nil {
 		return cuts, from, err
@@ -199,8 +201,8 @@ func (v *view) cuts(name string, from, first uint64, cuts []cut, did *Scavenged)
 	if h.count < first {
 		return cuts, from, fmt.Errorf("%w: stream %q has %d events, and its first one is said to be version %d", ErrDamaged, name, h.count, first)
 	}
-	for to = from; to < first && did.Events < sweepEvents && did.Bytes < sweepBytes; {
-		positions, err := v.positions(&h, to, min(lastStretch, first-to))
+	for to = from; to < first && did.Events < limit && did.Bytes < sweepBytes; {
+		positions, err := v.positions(&h, to, min(lastStretch, uint64(limit-did.Events), first-to))
 		if err != nil {
 			return cuts, to, err
 		}

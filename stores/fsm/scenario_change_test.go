@@ -20,6 +20,8 @@ import (
 //	state STREAM
 //	snapshots STREAM                      newest first
 //	snapshot-at STREAM [version=N]        the newest that is not above
+//
+// and those of scenario_subscription_test.go.
 
 // parseChange returns nil when the words are no change.
 func parseChange(t *testing.T, words []string, opts map[string]string, number func(string, uint64) uint64) Change {
@@ -44,7 +46,7 @@ func parseChange(t *testing.T, words []string, opts map[string]string, number fu
 	ops := map[string]byte{"delete": StreamDelete, "tombstone": StreamTombstone, "truncate": StreamTruncate, "metadata": StreamMetadata, "expire": StreamExpire}
 	op, known := ops[words[0]]
 	if !known {
-		return nil
+		return parseSubscription(t, words, opts, number)
 	}
 	c := &StreamChange{Op: op, Stream: words[1], Expected: api.ExpectAny, Time: later(number("now", 0)), MaxAge: number("age", 0), MaxCount: number("count", 0), Custom: []byte(opts["custom"])}
 	if e, given := opts["expect"]; given {
@@ -91,7 +93,7 @@ func (s *scenario) look(t *testing.T, words []string, number func(string, uint64
 		}
 		return fmt.Sprintf("%d %s\n", snapshot.Version, snapshot.Body()), true
 	}
-	return "", false
+	return s.lookSubscription(words, number)
 }
 
 // describeValue prints what a change answered.
@@ -110,6 +112,14 @@ func describeValue(value any) string {
 		return out
 	case SnapshotResult:
 		return fmt.Sprintf("replaced %v, dropped %d", v.Replaced, v.Dropped)
+	case SubscriptionCreated:
+		return fmt.Sprintf("created %v: %s", v.Created, describeSubscription(&v.Subscription))
+	case bool:
+		return fmt.Sprintf("deleted %v", v)
+	case uint64:
+		return fmt.Sprintf("floor %d", v)
+	case []uint64:
+		return fmt.Sprintf("again %v", v)
 	}
 	return ""
 }
