@@ -51,7 +51,7 @@ e2e-programs: # Without root, or without apt-get, the tests that need them say t
 	test -z "$$missing" || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; } || echo "could not install$$missing: tests that need them are not run"
 
 soak: $(NATSCLI) e2e-programs ## What takes too long for make test: more power cuts, long partitions, more random histories of the log. Some ten minutes.
-	QUORATE_SOAK=1 NATS_CLI=$(NATSCLI)/nats $(GO) test -count=1 -v -timeout 60m -run 'TestPowerLoss|Partition|TestPacketLoss|TestThousandStores' ./internal/e2e/
+	QUORATE_SOAK=1 NATS_CLI=$(NATSCLI)/nats $(GO) test -count=1 -v -timeout 60m -run 'TestPowerLoss|Partition|TestPacketLoss|Bite' ./internal/e2e/
 	$(GO) test -count=1 -timeout 60m ./raftnode/wal -rapid.checks=2000
 
 chaos-long: e2e-programs ## Things happen at random (kills, pauses, partitions, power cuts, full disks, transfers) and histories are judged: CHAOS_TIME=30m, and SEED=… to replay.
@@ -76,7 +76,7 @@ BENCH = cd bench && $(GO) build -o ../bin/bench . && exec ../bin/bench -nats-ser
 BIG  ?= 10000000
 
 bench: build $(NATSSERVER) $(ETCD) ## Measure beside JetStream and etcd, as ratios within one run, into docs/benchmarks.md: some 25 minutes, and again as many for a store of ten million events (BIG=0: without).
-	$(BENCH) -command 'make bench BIG=$(BIG)' -big $(BIG) -json ../bin/bench.json -markdown ../docs/benchmarks.md -svg ../docs $(BENCHFLAGS)
+	$(BENCH) -command "$(strip make bench BIG=$(BIG) $(if $(BENCHFLAGS),BENCHFLAGS='$(BENCHFLAGS)'))" -big $(BIG) -json ../bin/bench.json -markdown ../docs/benchmarks.md -svg ../docs $(BENCHFLAGS)
 
 bench-quick: build $(NATSSERVER) $(ETCD) ## The same for the essential rows, printed only: less than five minutes.
 	$(BENCH) -quick $(BENCHFLAGS)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -129,8 +130,12 @@ func load(ctx context.Context, s system, row *result, clients, first, stores, si
 	cancel()
 	wg.Wait()
 	row.Errors[s.name()] += failed.Load()
-	if err := lastErr.Load(); err != nil && n == 0 {
-		return 0, fmt.Errorf("no append was acknowledged: %w", *err)
+	if n == 0 {
+		err := errors.New("no answer")
+		if last := lastErr.Load(); last != nil {
+			err = *last
+		}
+		return 0, fmt.Errorf("no append was acknowledged in %s: %w", took.Round(time.Millisecond), err)
 	}
 	return float64(n) / took.Seconds(), nil
 }

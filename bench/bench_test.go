@@ -320,7 +320,7 @@ func (f flaky) append(ctx context.Context, _, _ int, _ []byte) error {
 	return nil
 }
 
-// TestInsist: a try that hangs does not keep the next ones from being made, and it is given up when one was acknowledged.
+// TestInsist: a try that hangs is given up after half a second, one that is refused is repeated, and the context ends it all.
 func TestInsist(t *testing.T) {
 	f := flaky{tries: make(chan int, 1)}
 	f.tries <- 0
@@ -328,8 +328,55 @@ func TestInsist(t *testing.T) {
 	if err := insist(t.Context(), f, 1); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took < 400*time.Millisecond || took > 1900*time.Millisecond {
-		t.Errorf("the third try is made after 400 ms; it took %s", took)
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("the first try was given up too early: %s", took)
+	}
+	if n := <-f.tries; n != 3 {
+		t.Errorf("%d tries, want 3", n)
+	}
+	f.tries <- 1
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := insist(over, f, 7); err == nil || err.Error() != "store 7 accepts no write: no leader" {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// mute is a system whose clients are never answered, or always refused.
+type mute struct {
+	named
+	err error
+}
+
+func (m mute) client(int) (client, error) { return muteClient{err: m.err}, nil }
+
+type muteClient struct{ err error }
+
+func (muteClient) close() {}
+
+func (m muteClient) append(ctx context.Context, _, _ int, _ []byte) error {
+	if m.err == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return m.err
+}
+
+// TestLoad: a system that acknowledges nothing has failed; it is not a system that does 0 appends/s.
+func TestLoad(t *testing.T) {
+	row := newResult(topicAppends, "row", "x")
+	for _, err := range []error{nil, errors.New("refused")} {
+		_, got := load(t.Context(), mute{named{title: "A"}, err}, row, 2, 0, 1, 256, 20*time.Millisecond)
+		want := "no answer"
+		if err != nil {
+			want = "refused"
+		}
+		if got == nil || !strings.HasSuffix(got.Error(), want) {
+			t.Errorf("%v, want %s", got, want)
+		}
+	}
+	if row.Errors["A"] == 0 {
+		t.Error("refusals were not counted")
 	}
 }
 

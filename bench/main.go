@@ -99,9 +99,11 @@ func run(ctx context.Context, c config) error {
 	fmt.Println(r.Machine)
 	defer b.stop()
 	b.together(ctx)
-	if c.quick {
+	switch {
+	case ctx.Err() != nil:
+	case c.quick:
 		fmt.Println("\nleft out by -quick: 16 and 256 clients, 4 KiB, many stores (idle cost, failover, restart), a big store")
-	} else {
+	default:
 		b.many(ctx)
 		b.big(ctx)
 	}

@@ -135,7 +135,7 @@ func TestOutcomeUnknown(t *testing.T) {
 	}
 	cl := client.New(closed)
 	closed.Close()
-	if _, err := cl.Store("unknown").Info(ctx); !errors.Is(err, nats.ErrConnectionClosed) {
+	if _, err := cl.Store(st.Name()).Info(ctx); !errors.Is(err, nats.ErrConnectionClosed) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -56,9 +56,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// newStore creates a store named as the test.
+var stores int
+
+// newStore creates a store whose name begins so.
 func newStore(t *testing.T, name string) *client.Store {
 	t.Helper()
+	stores++
+	name = fmt.Sprintf("%s-%d", name, stores)
 	nc, err := nats.Connect(serverURL)
 	if err != nil {
 		t.Fatal(err)

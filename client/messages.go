@@ -23,7 +23,7 @@ type ConsumeOptions struct {
 const (
 	defaultBatch    = 100
 	defaultAckDelay = 10 * time.Millisecond
-	fetchWait       = 5 * time.Second // one fetch waits so long at the leader; when the loop ends meanwhile, what it gets is delivered again
+	fetchWait       = 5 * time.Second // one fetch waits so long at the leader
 	lastWords       = 5 * time.Second // for what is to be said when the loop has ended
 )
 
@@ -70,7 +70,8 @@ type consumer struct {
 }
 
 // Messages yields events of the subscription for ever, until ctx is done or an error comes that trying again does not help; either is yielded last. Each event is to be
-// acknowledged, or it is delivered again. When the loop ends, what was said is sent, and events that were fetched and not yielded go back.
+// acknowledged, or it is delivered again. When the loop ends, what was said is sent, and events that were fetched and not yielded go back; keep the connection for
+// some seconds more, since one fetch may still be under way.
 func (p *Subscription) Messages(ctx context.Context, o ConsumeOptions) iter.Seq2[*Message, error] {
 	if o.Batch <= 0 {
 		o.Batch = defaultBatch
@@ -83,18 +84,20 @@ func (p *Subscription) Messages(ctx context.Context, o ConsumeOptions) iter.Seq2
 		c := &consumer{sub: p, o: o, cancel: cancel, wake: make(chan struct{}, 1)}
 		batches := make(chan []api.DeliveredEvent)
 		var work sync.WaitGroup
-		work.Go(func() { c.fetch(run, batches) }) // ends with run
-		work.Go(func() { c.send(run) })           // ends with run
+		go c.fetch(run, batches)        // ends with run, once the fetch that is under way is answered
+		work.Go(func() { c.send(run) }) // ends with run
 		var rest []api.DeliveredEvent
 		defer func() {
 			cancel(nil)
-			for batch := range batches {
-				rest = append(rest, batch...)
-			}
 			work.Wait()
 			c.end(context.WithoutCancel(ctx), rest)
 		}()
-		for batch := range batches {
+		for run.Err() == nil {
+			var batch []api.DeliveredEvent
+			select {
+			case batch = <-batches: // nil when fetch has ended, and run with it
+			case <-run.Done():
+			}
 			for i, e := range batch {
 				rest = batch[i+1:]
 				if !yield(&Message{e, c}, nil) {
@@ -104,19 +107,21 @@ func (p *Subscription) Messages(ctx context.Context, o ConsumeOptions) iter.Seq2
 					break
 				}
 			}
-			if run.Err() != nil {
-				break
-			}
 		}
 		yield(nil, context.Cause(run))
 	}
 }
 
-// fetch gives batches to the caller, one ahead, until ctx is done.
+// fetch gives batches to the caller, one ahead, until ctx is done. A fetch that is under way then is seen to its end, and what it gets goes back: the leader would give events
+// to it all the same, and nobody else would see them until their time is over.
 func (c *consumer) fetch(ctx context.Context, batches chan<- []api.DeliveredEvent) {
 	defer close(batches)
+	through, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(fetchWait+lastWords, cancel) })
+	defer stop()
 	for ctx.Err() == nil {
-		res, err := c.sub.Fetch(ctx, c.o.Batch, fetchWait)
+		res, err := c.sub.Fetch(through, c.o.Batch, fetchWait)
 		if err != nil {
 			c.cancel(err)
 			return
@@ -124,8 +129,21 @@ func (c *consumer) fetch(ctx context.Context, batches chan<- []api.DeliveredEven
 		if len(res.Events) == 0 {
 			continue
 		}
-		batches <- res.Events // the loop takes it, or its end does
+		select {
+		case batches <- res.Events:
+		case <-ctx.Done():
+			c.giveBack(through, res.Events)
+		}
 	}
+}
+
+// giveBack says of events that they were not processed.
+func (c *consumer) giveBack(ctx context.Context, events []api.DeliveredEvent) {
+	var said []verdict
+	for _, e := range events {
+		said = append(said, verdict{position: e.Position, nack: true})
+	}
+	_, _ = c.flush(ctx, said) // what does not get through is delivered again, later
 }
 
 // queue takes what is said of an event.
@@ -179,12 +197,10 @@ func (c *consumer) end(ctx context.Context, rest []api.DeliveredEvent) {
 	said := c.said
 	c.said, c.ended = nil, true
 	c.mu.Unlock()
-	for _, e := range rest {
-		said = append(said, verdict{position: e.Position, nack: true})
-	}
 	ctx, cancel := context.WithTimeout(ctx, lastWords)
 	defer cancel()
 	_, _ = c.flush(ctx, said) // what does not get through is delivered again
+	c.giveBack(ctx, rest)
 }
 
 // flush sends acknowledgements, and the others by what they say. It returns what was not sent.

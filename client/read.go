@@ -18,26 +18,25 @@ type ReadOptions struct {
 	Limit       int        // how many events at most; 0: no limit
 	Follow      bool       // go on with events that come, until ctx is done
 	Query       *api.Query // ReadAll: only what it selects; nil: everything
-	Consistency string     // api.Linearizable (default) or api.Local
+	Consistency string     // api.Linearizable (default): everything that was acknowledged before; or api.Local
 	MinPosition uint64     // the node must have applied this position: with api.Local, reads one's own writes
-	PageSize    int        // events a request; default 1,000, or Limit when it is less
+	PageSize    int        // events a request; default 3,000, or Limit when it is less
 }
 
 // Times and sizes of reading.
 const (
 	followWait      = 20 * time.Second // one request of a follower waits so long at the node
-	defaultPageSize = 1000
+	defaultPageSize = 3000
 	pagesAhead      = 1 // besides the page that the caller works on and the one that is being fetched
 )
 
 // ReadStream yields the stream's events. It ends with the first error. A stream that does not exist is an error, except with Follow, which waits for it.
 func (s *Store) ReadStream(ctx context.Context, stream string, o ReadOptions) iter.Seq2[api.Event, error] {
-	return s.read(ctx, o, func(ctx context.Context, next *uint64, limit, waitMS int) (*api.ReadResponse, error) {
+	return s.read(ctx, o, func(ctx context.Context, ro api.ReadOptions, next *uint64, limit, waitMS int) (*api.ReadResponse, error) {
 		return call[api.ReadResponse](ctx, s.client, request{
 			subject: s.client.subjects.Read(s.name, "stream", stream), try: s.client.waiting(waitMS),
 			body: api.ReadStreamRequest{
-				ReadOptions: api.ReadOptions{Consistency: o.Consistency, MinPosition: o.MinPosition},
-				From:        next, Limit: limit, Backward: o.Backward, WaitMS: waitMS,
+				ReadOptions: ro, From: next, Limit: limit, Backward: o.Backward, WaitMS: waitMS,
 			},
 		})
 	})
@@ -50,12 +49,11 @@ func (s *Store) ReadAll(ctx context.Context, o ReadOptions) iter.Seq2[api.Event,
 	if o.Query != nil {
 		verb = "query"
 	}
-	return s.read(ctx, o, func(ctx context.Context, next *uint64, limit, waitMS int) (*api.ReadResponse, error) {
+	return s.read(ctx, o, func(ctx context.Context, ro api.ReadOptions, next *uint64, limit, waitMS int) (*api.ReadResponse, error) {
 		return call[api.ReadResponse](ctx, s.client, request{
 			subject: s.client.subjects.Read(s.name, verb, ""), try: s.client.waiting(waitMS),
 			body: api.ReadAllRequest{
-				ReadOptions: api.ReadOptions{Consistency: o.Consistency, MinPosition: o.MinPosition},
-				After:       next, Limit: limit, Backward: o.Backward, WaitMS: waitMS, Query: o.Query,
+				ReadOptions: ro, After: next, Limit: limit, Backward: o.Backward, WaitMS: waitMS, Query: o.Query,
 			},
 		})
 	})
@@ -65,7 +63,7 @@ func (s *Store) ReadAll(ctx context.Context, o ReadOptions) iter.Seq2[api.Event,
 func (c *Client) waiting(ms int) time.Duration { return c.try + time.Duration(ms)*time.Millisecond }
 
 // fetch reads the page at next; nil stands for the end when reading backward.
-type fetch func(ctx context.Context, next *uint64, limit, waitMS int) (*api.ReadResponse, error)
+type fetch func(ctx context.Context, ro api.ReadOptions, next *uint64, limit, waitMS int) (*api.ReadResponse, error)
 
 // page is what a fetch got.
 type page struct {
@@ -110,13 +108,16 @@ func (s *Store) read(ctx context.Context, o ReadOptions, fetch fetch) iter.Seq2[
 }
 
 // fetchPages gives page after page to send until there are no more, one is an error, or send returns false. It reports whether it got to the end.
+//
+// The first page is as consistent as the caller wants it. Those that follow need not ask the leader again: it is enough that the node has all that the first one knew of.
 func fetchPages(ctx context.Context, o ReadOptions, fetch fetch, send func(page) bool) (complete bool) {
+	ro := api.ReadOptions{Consistency: o.Consistency, MinPosition: o.MinPosition}
 	next := &o.From
 	switch {
 	case o.FromEnd && o.Backward:
 		next = nil
 	case o.FromEnd && o.Follow:
-		begin, err := behindTheEnd(ctx, o, fetch)
+		begin, err := behindTheEnd(ctx, ro, fetch)
 		if err != nil {
 			return send(page{err: err})
 		}
@@ -134,7 +135,7 @@ func fetchPages(ctx context.Context, o ReadOptions, fetch fetch, send func(page)
 		if o.Limit > 0 {
 			size = min(size, left)
 		}
-		res, err := fetch(ctx, next, size, wait)
+		res, err := fetch(ctx, ro, next, size, wait)
 		if err != nil {
 			if o.Follow && errors.Is(err, api.ErrStreamNotFound) && ctx.Err() == nil {
 				continue // the node waited for it, and will again
@@ -144,6 +145,7 @@ func fetchPages(ctx context.Context, o ReadOptions, fetch fetch, send func(page)
 		if len(res.Events) > 0 && !send(page{events: res.Events}) {
 			return false
 		}
+		ro.Consistency, ro.MinPosition = api.Local, max(ro.MinPosition, res.LastPosition)
 		left -= len(res.Events)
 		if res.End && !o.Follow || o.Limit > 0 && left <= 0 {
 			return true
@@ -153,9 +155,9 @@ func fetchPages(ctx context.Context, o ReadOptions, fetch fetch, send func(page)
 }
 
 // behindTheEnd returns where a follower begins that wants nothing of what is there already.
-func behindTheEnd(ctx context.Context, o ReadOptions, fetch fetch) (uint64, error) {
+func behindTheEnd(ctx context.Context, ro api.ReadOptions, fetch fetch) (uint64, error) {
 	last := uint64(math.MaxInt64)
-	res, err := fetch(ctx, &last, 1, 0)
+	res, err := fetch(ctx, ro, &last, 1, 0)
 	switch {
 	case errors.Is(err, api.ErrStreamNotFound):
 		return 0, nil

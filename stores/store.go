@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -49,6 +50,9 @@ type Store struct {
 	commands func(serverID string) (kind int, heard bool) // see Config
 
 	flushes *flushes // shared by all stores of the node
+
+	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
+	noHoles              atomic.Bool   // that the file system cannot take space back was told
 }
 
 const (

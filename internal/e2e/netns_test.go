@@ -111,7 +111,7 @@ func leadsElsewhere(at map[string]*client.Client, not string) error {
 func TestPacketLoss(t *testing.T) {
 	nw, c, clients := onHosts(t)
 	nw.Lose(0.3)
-	clients.WaitAcks(100)
+	clients.WaitAcks(50)
 	dropped := nw.Heal()
 	t.Logf("%d packets dropped; healed after %v", dropped, clients.WritableSoon().Round(time.Millisecond))
 	if dropped < 100 {
@@ -119,7 +119,7 @@ func TestPacketLoss(t *testing.T) {
 	}
 	clients.WaitAcks(100)
 	clients.Stop()
-	clients.LogCounts(t, 250)
+	clients.LogCounts(t, 200)
 	c.WaitReady()
 	clients.Check()
 }

@@ -99,6 +99,7 @@ func TestPowerLoss(t *testing.T) {
 // TestPowerLossBites plants the bug that TestPowerLoss is for: nodes that acknowledge without having synced their log. Then the judge must miss what was acknowledged.
 func TestPowerLossBites(t *testing.T) {
 	disks, c := onDisks(t)
+	t.Setenv("TMPDIR", t.TempDir()) // for the judge's pictures
 	for _, n := range c.Nodes {
 		n.Start()
 	}

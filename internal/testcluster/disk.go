@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -135,22 +134,19 @@ func (d *Disk) Fill() error {
 // Free makes room again.
 func (d *Disk) Free() error { return os.Remove(filepath.Join(d.Dir, ballast)) }
 
-var mounted = regexp.MustCompile(`\S*/quorate-disk-(\d+)-[^/ ]+/mnt`)
+var diskOf = regexp.MustCompile(`/quorate-disk-(\d+)-[^/]+$`)
 
 // sweepDisks removes what tests left that were killed.
 func sweepDisks() {
-	raw, err := os.ReadFile("/proc/mounts")
-	if err != nil {
-		return
-	}
-	for line := range strings.Lines(string(raw)) {
-		found := mounted.FindStringSubmatch(line)
+	roots, _ := filepath.Glob(filepath.Join(os.TempDir(), "quorate-disk-*")) // the pattern is fine
+	for _, root := range roots {
+		found := diskOf.FindStringSubmatch(root)
 		if found == nil {
 			continue
 		}
 		if _, err := os.Stat("/proc/" + found[1]); os.IsNotExist(err) {
-			output("umount -l " + found[0])
-			os.RemoveAll(filepath.Dir(found[0]))
+			output("umount -l " + filepath.Join(root, "mnt")) // it may not be mounted
+			os.RemoveAll(root)
 		}
 	}
 }

@@ -1,6 +1,11 @@
 package fsm
 
-import "math"
+import (
+	"errors"
+	"math"
+
+	berrors "go.etcd.io/bbolt/errors"
+)
 
 // Events that are too old are hidden from readers by their time, and stay so only while nobody raises the stream's maximal age and nobody's clock is set back. So the leader proposes
 // StreamExpire for what Expirable finds; then they are gone for good, and may be scavenged.
@@ -8,9 +13,9 @@ import "math"
 // expireKeys is how many streams a call of Expirable looks at.
 const expireKeys = 10_000
 
-// Expirable returns streams whose first event is too old at now, limit of them at most. The next call looks at the streams behind those, and when all were looked at, not before
-// one can have such an event: a machine whose streams have none is not touched.
-func (f *FSM) Expirable(now int64, limit int) (streams []string, err error) {
+// Expirable returns streams whose first event is too old at now, limit of them at most. More says that the next call should follow: it looks at the streams behind those. When all
+// were looked at, they are not looked at again before one can have such an event: a machine whose streams have none is not touched.
+func (f *FSM) Expirable(now int64, limit int) (streams []string, more bool, err error) {
 	s := &f.sweep
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -18,11 +23,14 @@ func (f *FSM) Expirable(now int64, limit int) (streams []string, err error) {
 		s.agedRound, s.agedNext = s.cuts.Load(), math.MaxInt64
 	}
 	if f.nothingGone() || s.aged == "" && s.agedDone == s.agedRound+1 && now < s.due {
-		return nil, nil
+		return nil, false, nil
 	}
 	some, err := f.agedStreams(limit)
+	if errors.Is(err, berrors.ErrDatabaseNotOpen) { // closed meanwhile
+		return nil, false, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, a := range some {
 		due := now + (now - a.state.oldest(now)) // of an event that is appended from now on
@@ -48,14 +56,14 @@ func (f *FSM) Expirable(now int64, limit int) (streams []string, err error) {
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		s.agedNext = min(s.agedNext, due)
 	}
 	if s.aged == "" {
 		s.agedDone, s.due = s.agedRound+1, s.agedNext
 	}
-	return streams, nil
+	return streams, s.aged != "", nil
 }
 
 // aged is a stream with a maximal age.

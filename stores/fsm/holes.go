@@ -20,8 +20,8 @@ const (
 	holesPages = 16_384  // pages looked at in a step; so long a flush waits
 )
 
-// errNoHoles says that the file system does not know holes.
-var errNoHoles = errors.New("the file system cannot punch holes")
+// ErrNoHoles says that the file system does not know holes.
+var ErrNoHoles = errors.New("the file system cannot punch holes")
 
 // GiveBack makes a step of giving free pages to the file system. While it says that there is more, the next step should follow.
 func (f *FSM) GiveBack() (bytes int64, more bool, err error) {

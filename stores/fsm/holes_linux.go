@@ -15,7 +15,7 @@ func punchHole(file *os.File, offset, length int64) error {
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
-			return errNoHoles
+			return ErrNoHoles
 		default:
 			return err
 		}

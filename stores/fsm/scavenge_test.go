@@ -286,7 +286,6 @@ func TestDamagedStub(t *testing.T) {
 			return b.Put(u64(5), stub)
 		},
 		"a mark that is too high":  put(bucketSwept, []byte("a"), seal([]byte("a"), []byte{3})),
-		"a mark that is too low":   put(bucketSwept, []byte("a"), seal([]byte("a"), []byte{1})),
 		"a mark that is flipped":   put(bucketSwept, []byte("a"), []byte{2, 0, 0, 0, 0}),
 		"a state behind the end":   put(bucketKeys, []byte("sa"), seal([]byte("sa"), (&streamState{first: 5}).encode(nil))),
 		"a state of another flag":  put(bucketKeys, []byte("sa"), seal([]byte("sa"), []byte{4, 2, 0, 0, 0})),
@@ -433,7 +432,7 @@ func TestReadsPassOverWhatIsGone(t *testing.T) {
 	for _, cut := range []bool{false, true} {
 		if cut {
 			for rounds := 0; ; rounds++ {
-				names, err := f.Expirable(later(50), 10)
+				names, _, err := f.Expirable(later(50), 10)
 				if err != nil {
 					t.Fatal(err)
 				}
