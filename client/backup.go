@@ -16,6 +16,7 @@ type BackupProgress struct {
 	Target uint64 // how many there are to be; a backup's grows with the store
 	Keys   uint64
 	Bytes  int64 // of the file that is written
+	Check  bool  // the events of a restore are read again
 }
 
 // BackupOptions say how to back up.

@@ -125,14 +125,14 @@ func (r *restorer) acknowledged(at *api.RestoreResponse) (n int) {
 	}
 	r.queue = r.queue[n:]
 	if n > 0 {
-		r.tell(r.at.Position)
+		r.tell(r.at.Position, false)
 	}
 	return n
 }
 
-func (r *restorer) tell(events uint64) {
+func (r *restorer) tell(events uint64, check bool) {
 	if r.options.Progress != nil {
-		r.options.Progress(BackupProgress{Events: events, Target: r.backup.Summary.Events, Keys: r.at.Keys})
+		r.options.Progress(BackupProgress{Events: events, Target: r.backup.Summary.Events, Keys: r.at.Keys, Check: check})
 	}
 }
 
@@ -244,7 +244,7 @@ func (r *restorer) verify(ctx context.Context) error {
 				return nil
 			}
 			err := got.addEvents(&digests, res.Page)
-			r.tell(got.Events)
+			r.tell(got.Events, true)
 			return err
 		})
 		if err != nil {

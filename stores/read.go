@@ -132,8 +132,14 @@ func (s *Store) poll(ctx context.Context, waitMS int, read func() (found bool, e
 		case <-wait.Done(): // what was found before stands
 		case s.looking <- struct{}{}:
 			changed = s.machine.Changed()
-			found, err = read()
+			refused := s.refuseRestoring() // a restore may have begun in an empty store that is waited for
+			if refused == nil {
+				found, err = read()
+			}
 			<-s.looking
+			if refused != nil {
+				return refused
+			}
 		}
 		if wait.Err() != nil {
 			break

@@ -41,11 +41,11 @@ type Store struct {
 	door          door
 	limiter       limiter
 	dir           string
-	keySets       keySets // of backups under way
+	keySets       keySets       // of backups under way
+	looking       chan struct{} // slots of waiting reads that look again
 	now           func() time.Time
 	log           *slog.Logger
 	subscriptions dispatcher
-	looking       chan struct{} // slots of waiting reads that look again
 
 	commands func(serverID string) (kind int, heard bool) // see Config
 

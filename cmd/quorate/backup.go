@@ -146,6 +146,7 @@ type shown struct {
 	began time.Time
 	last  time.Time
 	said  bool
+	check bool
 }
 
 func newShown(e *env, quiet bool, verb string) *shown {
@@ -161,8 +162,15 @@ func (s *shown) progress(p client.BackupProgress) {
 	if now.Sub(s.last) < showEvery {
 		return
 	}
+	verb := s.verb
+	if p.Check {
+		verb = "read again"
+	}
+	if p.Check != s.check {
+		s.check, s.began = p.Check, s.last
+	}
 	s.last, s.said = now, true
-	fmt.Fprintf(s.out, "\r%d of %d events %s, %.0f/s ", p.Events, p.Target, s.verb, float64(p.Events)/now.Sub(s.began).Seconds())
+	fmt.Fprintf(s.out, "\r%d of %d events %s, %.0f/s ", p.Events, p.Target, verb, float64(p.Events)/now.Sub(s.began).Seconds())
 }
 
 func (s *shown) end() {

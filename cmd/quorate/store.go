@@ -79,6 +79,9 @@ func (c *storeInfoCmd) Run(e *env) error {
 		}
 		return c.print(e, info, func(w *tabwriter.Writer) {
 			fmt.Fprintf(w, "store\t%s\n", info.Store)
+			if info.Restoring {
+				fmt.Fprintf(w, "state\ta backup is being restored; it takes and answers nothing else\n")
+			}
 			fmt.Fprintf(w, "incarnation\t%d\n", info.Incarnation)
 			fmt.Fprintf(w, "leader\t%s (term %d)\n", info.Leader, info.Term)
 			fmt.Fprintf(w, "members\t%s\n", strings.Join(info.Members, ", "))

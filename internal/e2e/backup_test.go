@@ -278,6 +278,13 @@ func beside(t *testing.T, nc *nats.Conn) {
 	for _, stream := range []string{"cut", "gone", "tomb", "big"} {
 		must("es.orders.write.append."+stream, `{"events":[{"type":"A","data":1},{"type":"B","data":2},{"type":"C","data":3}]}`)
 	}
+	must("es.orders.write.subscription.create.mail", `{"query":{"items":[{"types":["B"]}]}}`)
+	batch, failed := request[api.SubscriptionFetchResponse](t, nc, "es.orders.write.subscription.fetch.mail", `{"limit":3,"wait_ms":5000}`)
+	if failed != nil || len(batch.Events) != 3 {
+		t.Fatalf("fetch: %v %+v", failed, batch)
+	}
+	must("es.orders.write.subscription.ack.mail", fmt.Sprintf(`{"positions":[%d,%d]}`, batch.Events[0].Position, batch.Events[2].Position))
+	must("es.orders.write.subscription.nack.mail", fmt.Sprintf(`{"positions":[%d],"park":true,"reason":"test"}`, batch.Events[1].Position))
 	must("es.orders.write.truncate.cut", `{"before":2}`)
 	must("es.orders.write.metadata.cut", `{"max_count":100,"custom":{"owner":"tea"}}`)
 	must("es.orders.write.delete.gone", ``)
@@ -305,6 +312,14 @@ func stillBeside(t *testing.T, nc *nats.Conn, store string) {
 	}
 	if _, failed := request[api.Reply](t, nc, "es."+store+".write.append.tomb", `{"events":[{"type":"T"}]}`); wantError(failed, api.ErrStreamDeleted) != nil {
 		t.Errorf("%s: the stream that was deleted for ever: %v", store, failed)
+	}
+	mail, failed := request[api.SubscriptionInfo](t, nc, "es."+store+".read.subscription.mail", ``)
+	if failed != nil || mail.Acked != 2 || mail.Parked != 1 || mail.Cursor < 8 || mail.Config.Query == nil {
+		t.Errorf("%s: the subscription: %v %+v", store, failed, mail)
+	}
+	batch, failed := request[api.SubscriptionFetchResponse](t, nc, "es."+store+".write.subscription.fetch.mail", `{"limit":10,"wait_ms":5000}`)
+	if failed != nil || len(batch.Events) != 1 || batch.Events[0].Stream != "big" {
+		t.Errorf("%s: the subscription goes on: %v %+v", store, failed, batch)
 	}
 	for version := range 3 {
 		one, failed := request[api.SnapshotResponse](t, nc, "es."+store+".read.snapshot.big", fmt.Sprintf(`{"at":%d}`, version))

@@ -290,7 +290,8 @@ func (d *disk) swept(stream string) (uint64, error) {
 	return version, nil
 }
 
-// verifyGone checks the states of streams against their heads, and that stubs stand where it was swept, and else only for what is gone: they came with a backup.
+// verifyGone checks the states of streams against their heads, and that stubs stand where it was swept and nowhere else. Those that
+// came with a backup stand above that, until it is swept again, but only for what is gone.
 func (v *view) verifyGone(heads []head) error {
 	states, swept := make([]streamState, len(heads)), make([]uint64, len(heads))
 	n := uint64(0)
@@ -317,9 +318,17 @@ func (v *view) verifyGone(heads []head) error {
 	if err != nil || n != v.st.trimmed {
 		return fmt.Errorf("%w: %d streams have a state, wanted %d: %w", ErrDamaged, n, v.st.trimmed, err)
 	}
+	restored, err := v.restore()
+	if err != nil {
+		return err
+	}
 	return v.each(1, func(position uint64, value []byte) (bool, error) {
 		rec, err := peekRecord(position, value)
-		if err == nil && (!rec.stub && rec.version < swept[rec.stream] || rec.stub && rec.version >= states[rec.stream].first) {
+		below := swept[rec.stream]
+		if restored != nil && rec.stub {
+			below = states[rec.stream].first
+		}
+		if err == nil && rec.stub != (rec.version < below) {
 			err = fmt.Errorf("%w: event %d, version %d of stream number %d: stub %v, and it is swept up to version %d", ErrDamaged, position, rec.version, rec.stream, rec.stub, swept[rec.stream])
 		}
 		return err == nil, err
