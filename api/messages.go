@@ -161,7 +161,7 @@ type StoreInfoResponse struct {
 	Streams      uint64   `json:"streams"`
 	Events       uint64   `json:"events"`
 	LastPosition uint64   `json:"last_position"`
-	DiskBytes    int64    `json:"disk_bytes"` // of this node's replica, without the shared log
+	DiskBytes    int64    `json:"disk_bytes"` // that this node's replica takes on disk, without the shared log
 	Applied      uint64   `json:"applied"`
 }
 
