@@ -164,7 +164,7 @@ type StoreInfoResponse struct {
 	Streams      uint64   `json:"streams"`
 	Events       uint64   `json:"events"`
 	LastPosition uint64   `json:"last_position"`
-	DiskBytes    int64    `json:"disk_bytes"` // of this node's replica, without the shared log
+	DiskBytes    int64    `json:"disk_bytes"` // that this node's replica takes on disk, without the shared log
 	Bytes        int64    `json:"bytes"`      // of disk_bytes what is in use, and what is to be written yet; limits.max_bytes is about this
 	Limits       Limits   `json:"limits,omitzero"`
 	Restoring    bool     `json:"restoring,omitempty"` // a backup is being restored; the store takes nothing else and answers no other reads

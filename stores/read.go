@@ -183,7 +183,7 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
-	page, end, err := s.machine.Streams(r.Prefix, r.After, limit)
+	page, next, end, err := s.machine.Streams(r.Prefix, r.After, limit)
 	if err != nil {
 		return nil, s.apiError(err)
 	}
@@ -192,8 +192,8 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 	if page == nil {
 		res.Streams = []api.StreamInfo{}
 	}
-	if !end && len(page) > 0 {
-		res.Next = page[len(page)-1].Name
+	if !end {
+		res.Next = next
 	}
 	return res, nil
 }

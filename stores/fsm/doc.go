@@ -14,6 +14,8 @@
 //	events   position (8)          record with CRC32C, see record.go; it points to earlier events of its stream, see chain.go
 //	names    number (8)            name · CRC32C
 //	runs     run (8) · fence       block of sorted entries with CRC32C, see block.go: event ids, streams' heads, streams by name, types and tags
+//	keys     key                   value · CRC32C, see keys.go
+//	swept    stream                how far its events were scavenged, see scavenge.go
 //	filters  run (8) · chunk (8)   lines of a Bloom filter with CRC32C each, see filter.go
 //
 // Every key but those of meta is appended behind the others of its kind, so a flush writes as many pages as it has bytes for, however big the store is.

@@ -489,7 +489,7 @@ func (m *machine) Streams(t *rapid.T) {
 	}
 	var got []api.StreamInfo
 	for {
-		page, end, err := m.f.Streams(prefix, after, limit)
+		page, next, end, err := m.f.Streams(prefix, after, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -500,7 +500,7 @@ func (m *machine) Streams(t *rapid.T) {
 		if len(page) != limit {
 			t.Fatalf("a page of %d streams that is not the last, limit %d", len(page), limit)
 		}
-		after = page[len(page)-1].Name
+		after = next
 	}
 	if !slices.Equal(got, want) {
 		t.Fatalf("streams %+v, want %+v", got, want)

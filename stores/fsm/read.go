@@ -355,15 +355,19 @@ func streamInfo(name string, h *head, s *streamState) api.StreamInfo {
 	return api.StreamInfo{Name: name, Events: h.count - s.first, Version: int64(h.count) - 1}
 }
 
-// Streams lists streams that exist in name order: those that begin with prefix and lie behind after. end says that there are no more.
-func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, end bool, err error) {
+// passStreams is how many streams that are deleted a page passes over at most.
+const passStreams = 5000
+
+// Streams lists streams that exist in name order: those that begin with prefix and lie behind after. end says that there are no more; else next is the name behind which to go on.
+// A page may end early, also without streams, when it passed over many that are deleted.
+func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, next string, end bool, err error) {
 	err = f.viewStreams(prefix, after, func(v *view, o overlaid) error {
 		fresh := slices.Sorted(maps.Keys(o)) // streams that the overlays know; the list on disk has some of them too
 		old, err := v.disk.list(max(prefix, after))
 		if err != nil {
 			return err
 		}
-		for {
+		for passed := 0; ; {
 			name, ok := old.peek()
 			if !ok || !strings.HasPrefix(name, prefix) {
 				ok = false
@@ -380,7 +384,7 @@ func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, e
 				end = true
 				return nil
 			}
-			if len(page) == limit {
+			if len(page) == limit || passed == passStreams {
 				return nil
 			}
 			h, known := o[name]
@@ -396,8 +400,10 @@ func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, e
 			if err != nil {
 				return err
 			}
-			if s.there(h.count) {
+			if next = name; s.there(h.count) {
 				page = append(page, streamInfo(name, &h, &s))
+			} else {
+				passed++
 			}
 			if at, ok := old.peek(); ok && at == name {
 				if err := old.next(); err != nil {
@@ -406,7 +412,7 @@ func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, e
 			}
 		}
 	})
-	return page, end, err
+	return page, next, end, err
 }
 
 // lister walks the streams on disk in name order, over all runs of the list.

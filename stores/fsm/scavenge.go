@@ -315,8 +315,11 @@ func (v *view) verifyGone(heads []head) error {
 		n++
 		return true, nil
 	})
-	if err != nil || n != v.st.trimmed {
-		return fmt.Errorf("%w: %d streams have a state, wanted %d: %w", ErrDamaged, n, v.st.trimmed, err)
+	if err != nil {
+		return err
+	}
+	if n != v.st.trimmed {
+		return fmt.Errorf("%w: %d streams have a state, wanted %d", ErrDamaged, n, v.st.trimmed)
 	}
 	restored, err := v.restore()
 	if err != nil {

@@ -197,7 +197,7 @@ func (s *scenario) command(t *testing.T, line string) string {
 			q.After, q.FromEnd = page.Next, false
 		}
 	case "streams":
-		page, end, err := s.f.Streams(opts["prefix"], opts["after"], limit)
+		page, _, end, err := s.f.Streams(opts["prefix"], opts["after"], limit)
 		if err != nil {
 			return err.Error() + "\n"
 		}
