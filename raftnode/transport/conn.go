@@ -227,6 +227,9 @@ func (c *conn) fail(err error) {
 	}
 	if c.transport.ctx.Err() == nil {
 		c.transport.counts.broken.Add(1)
+		if told := c.transport.cfg.OnBroken; told != nil && c.link.kind == kindControl {
+			told(c.link.to)
+		}
 		c.transport.cfg.Logger.Info("raft connection", "peer", c.link.to, "error", err)
 	}
 }
