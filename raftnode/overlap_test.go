@@ -15,7 +15,7 @@ func overlapCluster(t *testing.T) (c *testCluster, leader, near, far *member) {
 	c = newCluster(t, 3)
 	for _, m := range c.members {
 		m.disk = newDisk()
-		t.Cleanup(m.disk.release) // so that a test that fails ends
+		t.Cleanup(m.disk.release)              // so that a test that fails ends
 		m.timing.Commit = 2 * time.Millisecond // raft tells followers all the time what it takes for committed
 	}
 	c.start()

@@ -38,14 +38,15 @@ type SegmentLog struct {
 	busy   map[GroupID]bool
 
 	queueMu sync.Mutex // guards what follows
-	filled  *sync.Cond // queue or closed changed
+	filled  *sync.Cond // queue, writing, closed or failed changed; only run waits for it
 	queue   []*segmentRequest
+	writing bool // somebody is in serve, or about to be
 	closed  bool
 	failed  error // set once: why nothing is acknowledged any more
 	stats   Stats
 	ended   chan struct{} // closed when the writer has returned
 
-	// The writer's own, after open.
+	// The writer's own, after open: whoever has set writing.
 	current  *segment
 	prepared *preparation // of the next segment; nil: not begun
 	next     uint64       // number of the next batch
