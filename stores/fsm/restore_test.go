@@ -391,3 +391,29 @@ func BenchmarkRestore(b *testing.B) {
 		step(&RestoreChange{Op: RestoreEvents, Page: p})
 	}
 }
+
+// FuzzRestoreChange: a step is read as it was written, and nothing that cannot be read ends the program, also as a page.
+func FuzzRestoreChange(f *testing.F) {
+	var events api.BackupEvents
+	e := ev("a")
+	events.Add(&api.BackupEvent{Position: 1, Stream: "s", Time: testTime, Body: e.encode(nil)})
+	for _, c := range []*RestoreChange{{Op: RestoreBegin, Restore: "r"}, {Op: RestoreEvents, Restore: "r", Page: events.Encode()}, {Op: RestoreEnd, Restore: "r", Events: 1, Keys: 300, KeysDigest: api.Digest{7}}} {
+		f.Add(c.encode(nil))
+	}
+	machine := openNew(f)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r := reader{rest: body}
+		c := decodeRestoreChange(&r)
+		if r.end() != nil {
+			return
+		}
+		again := reader{rest: c.encode(nil)}
+		if back := decodeRestoreChange(&again); again.end() != nil || fmt.Sprintf("%+v", back) != fmt.Sprintf("%+v", c) {
+			t.Fatalf("%+v became %+v", c, back)
+		}
+		applied, _ := machine.Applied()
+		if res, ok := machine.Apply(&raft.Log{Index: applied + 1, Term: 1, Type: raft.LogCommand, Data: EncodeBodies([]Body{{kindRestore, body}})}).(Result); !ok || len(res.Append) != 1 {
+			t.Fatalf("a step is answered %+v", res)
+		}
+	})
+}
