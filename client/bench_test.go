@@ -2,6 +2,8 @@ package client_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -9,22 +11,19 @@ import (
 	"github.com/quorate/quorate/client"
 )
 
-// BenchmarkCatchUp reads a store of 256-byte events from its beginning; an operation is an event.
-func BenchmarkCatchUp(b *testing.B) {
-	ctx := context.Background()
-	cl, done := connect()
-	defer done()
-	if _, err := cl.CreateStore(ctx, "catch_up", api.ConfigPutRequest{}); err != nil {
+const fillEvents = 100_000
+
+var fill sync.Once
+
+// filled returns a store of 256-byte events.
+func filled(ctx context.Context, b *testing.B, cl *client.Client) *client.Store {
+	b.Helper()
+	if _, err := cl.CreateStore(ctx, "filled", api.ConfigPutRequest{}); err != nil {
 		b.Fatal(err)
 	}
-	st := cl.Store("catch_up")
+	st := cl.Store("filled")
 	fill.Do(func() {
-		data := make([]byte, 0, 256)
-		data = append(data, '"')
-		for len(data) < 255 {
-			data = append(data, byte('a'+len(data)%26))
-		}
-		data = append(data, '"')
+		data := fmt.Appendf(nil, "%q", strings.Repeat("x", 254))
 		for range fillEvents / 500 {
 			events := make([]api.NewEvent, 500)
 			for i := range events {
@@ -35,7 +34,17 @@ func BenchmarkCatchUp(b *testing.B) {
 			}
 		}
 	})
+	return st
+}
+
+// BenchmarkCatchUp reads a store from its beginning; an operation is an event.
+func BenchmarkCatchUp(b *testing.B) {
+	ctx := context.Background()
+	cl, done := connect()
+	defer done()
+	st := filled(ctx, b, cl)
 	b.ReportAllocs()
+	b.ResetTimer()
 	for read := 0; read < b.N; {
 		for _, err := range st.ReadAll(ctx, client.ReadOptions{Limit: b.N - read}) {
 			if err != nil {
@@ -47,6 +56,31 @@ func BenchmarkCatchUp(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
-const fillEvents = 100_000
-
-var fill sync.Once
+// BenchmarkMessages consumes a durable subscription and acknowledges every event; an operation is an event, of which there are as many as the store has at most.
+func BenchmarkMessages(b *testing.B) {
+	ctx := context.Background()
+	cl, done := connect()
+	defer done()
+	sub := filled(ctx, b, cl).Subscription(fmt.Sprintf("bench-%d", b.N))
+	if b.N > fillEvents {
+		b.Skipf("there are %d events; use -benchtime %dx", fillEvents, fillEvents)
+	}
+	_ = sub.Delete(ctx) // of a run before, with as many
+	if _, err := sub.Create(ctx, api.SubscriptionConfig{}); err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
+	n := 0
+	for m, err := range sub.Messages(ctx, client.ConsumeOptions{}) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := m.Ack(); err != nil {
+			b.Fatal(err)
+		}
+		if n++; n == b.N {
+			break
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
