@@ -3,7 +3,8 @@
     make run                             # in another terminal
     python3 examples/python/example.py   # or with NATS_URL=nats://host:4222
 
-It creates a store, appends with an expected version, meets a conflict, reads the stream, and follows the store with no gap between what there was and what comes.
+It creates a store, appends with an expected version, meets a conflict, reads the stream, follows the store with no gap between what there was and what comes, and consumes a
+durable subscription, for which the cluster remembers what was acknowledged. Live events come on es.<store>.event.<stream>, at most once.
 Every request and reply is JSON; subjects.md has them all.
 """
 
@@ -62,6 +63,8 @@ async def main():
         await ask(nc, "es.config.write.put.pyshop", timeout=12)
         order = f"order-{uuid.uuid4().hex[:8]}"
 
+        live = await nc.subscribe(f"es.pyshop.event.{order}")
+
         placed = {"type": "OrderPlaced", "data": {"total": 12}, "tags": ["customer:7"]}
         result = await append(nc, "pyshop", order, [placed], -1)  # -1: the stream must not exist
         print("version", result["version"])
@@ -78,11 +81,23 @@ async def main():
         page = await ask(nc, f"es.pyshop.read.stream.{order}")
         print("events", [event["type"] for event in page["events"]])
 
+        message = await live.next_msg(timeout=5)
+        print("live", message.headers["ce-type"], message.headers["ce-version"], message.data.decode())
+
         async for event in follow(nc, "pyshop", after=result["position"] - 1):
             if event["stream"] == order:
                 print("followed", event["version"], event["type"], event.get("data"))
                 if event["type"] == "OrderPaid":
                     break
+
+        # A subscription of its own for each run of the example: only the events behind the position that it began at.
+        name = f"mail-{order}"
+        await ask(nc, f"es.pyshop.write.subscription.create.{name}", {"after": result["position"] - 1, "query": {"items": [{"types": ["OrderPaid"]}]}})
+        batch = await ask(nc, f"es.pyshop.write.subscription.fetch.{name}", {"limit": 10, "wait_ms": 5000}, timeout=12)
+        positions = [event["position"] for event in batch["events"] if event["stream"] == order]
+        done = await ask(nc, f"es.pyshop.write.subscription.ack.{name}", {"positions": positions})
+        print("acknowledged", done["done"])
+        await ask(nc, f"es.pyshop.write.subscription.delete.{name}")
     finally:
         await nc.close()
 

@@ -83,8 +83,10 @@ func TestExamples(t *testing.T) {
 duplicate True
 refused wrong_expected_version actual version 0
 events \['OrderPlaced', 'OrderPaid'\]
+live OrderPlaced 0 {"total":12}
 followed 0 OrderPlaced {'total': 12}
 followed 1 OrderPaid {'method': 'card'}
+acknowledged 1
 $`)
 		if got := run(t, []string{"PYTHONDONTWRITEBYTECODE=1"}, python, script); !want.MatchString(got) {
 			t.Errorf("got\n%s", got)
