@@ -37,6 +37,7 @@ type config struct {
 	out           string
 	markdown      string
 	svg           string
+	profiles      string
 }
 
 func main() {
@@ -54,6 +55,7 @@ func main() {
 	flag.StringVar(&c.out, "json", "", "write the raw results here")
 	flag.StringVar(&c.markdown, "markdown", "", "put the tables between the markers in this file")
 	flag.StringVar(&c.svg, "svg", "", "draw bar charts into this directory")
+	flag.StringVar(&c.profiles, "profiles", "", "write processor and allocation profiles of the Quorate nodes into this directory; the rates are lower then")
 	flag.Parse()
 	c.rows, c.systems = regexp.MustCompile(*rows), regexp.MustCompile(*only)
 	if c.quick {
@@ -95,7 +97,7 @@ func run(ctx context.Context, c config) error {
 		c.dir = dir
 	}
 	systems := []system{
-		newQuorate(c.quorate, filepath.Join(c.dir, "quorate")),
+		newQuorate(c.quorate, filepath.Join(c.dir, "quorate"), c.profiles != ""),
 		newJetStream(c.nats, filepath.Join(c.dir, "js-always"), "JetStream, sync always", true),
 		newJetStream(c.nats, filepath.Join(c.dir, "js-default"), "JetStream, default", false),
 	}

@@ -30,17 +30,24 @@ func throughput(ctx context.Context, c config, systems []system, r *report) erro
 			continue
 		}
 		res := result{Name: name, Unit: "acknowledged appends/s", Values: map[string][]float64{}, Errors: map[string]int64{}}
+		cpu := result{Name: name + ": processor an append, nodes and clients", Unit: "µs", LowerBetter: true, Values: map[string][]float64{}}
 		for range c.rounds {
 			for _, s := range systems {
-				rate, errs, err := load(ctx, s, row.clients, row.stores, row.size, c.slice)
+				var l loaded
+				err := profiled(ctx, c, name, s, func() (err error) {
+					l, err = load(ctx, s, row.clients, row.stores, row.size, c.slice)
+					return err
+				})
 				if err != nil {
 					return fmt.Errorf("%s: %w", s.name(), err)
 				}
-				res.Values[s.name()] = append(res.Values[s.name()], rate)
-				res.Errors[s.name()] += errs
+				res.Values[s.name()] = append(res.Values[s.name()], l.rate)
+				res.Errors[s.name()] += l.failed
+				cpu.Values[s.name()] = append(cpu.Values[s.name()], l.micros)
 			}
 		}
 		r.add(res)
+		r.add(cpu)
 	}
 	if c.rows.MatchString("catch-up bytes on disk") {
 		return reading(ctx, c, systems, r, busy)
@@ -55,12 +62,19 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// load runs clients, each with one request under way, and returns acknowledged appends a second.
-func load(ctx context.Context, s system, clients, stores, size int, length time.Duration) (rate float64, errs int64, err error) {
+// loaded is what a load came to.
+type loaded struct {
+	rate   float64 // acknowledged appends a second
+	micros float64 // of processor an append, in the nodes and the clients
+	failed int64
+}
+
+// load runs clients, each with one request under way.
+func load(ctx context.Context, s system, clients, stores, size int, length time.Duration) (l loaded, err error) {
 	conns := make([]client, clients)
 	for i := range conns {
 		if conns[i], err = s.client(i % 3); err != nil {
-			return 0, 0, err
+			return l, err
 		}
 		defer conns[i].close()
 	}
@@ -90,13 +104,13 @@ func load(ctx context.Context, s system, clients, stores, size int, length time.
 	}
 	wait(ctx, length/4) // until it runs evenly
 	counting.Store(true)
-	began := time.Now()
+	began, before := time.Now(), spent(s)
 	wait(ctx, length)
-	took := time.Since(began)
-	n := acked.Load()
+	took, used := time.Since(began), spent(s)-before
+	n := float64(acked.Load())
 	cancel()
 	wg.Wait()
-	return float64(n) / took.Seconds(), failed.Load(), nil
+	return loaded{rate: n / took.Seconds(), micros: float64(used.Microseconds()) / max(n, 1), failed: failed.Load()}, nil
 }
 
 func payloadOf(size int) []byte {

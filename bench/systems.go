@@ -176,11 +176,12 @@ func eventually(ctx context.Context, what string, ok func() error) error {
 type quorate struct {
 	processes
 	binary string
+	pprof  bool
 	admin  *nats.Conn
 }
 
-func newQuorate(binary, dir string) *quorate {
-	return &quorate{processes: processes{dir: dir}, binary: binary}
+func newQuorate(binary, dir string, pprof bool) *quorate {
+	return &quorate{processes: processes{dir: dir}, binary: binary, pprof: pprof}
 }
 
 func (q *quorate) name() string      { return "Quorate" }
@@ -194,6 +195,9 @@ func (q *quorate) start(ctx context.Context) error {
 		addr := func(k int) string { return fmt.Sprintf("127.0.0.1:%d", p[k]) }
 		args := []string{"server", "--name", fmt.Sprintf("n%d", i+1), "--data", q.data(i), "--listen", addr(0), "--cluster-listen", addr(1),
 			"--raft-listen", addr(2), "--http", addr(3), "--expect", "3", "--log-level", "warn"}
+		if q.pprof {
+			args = append(args, "--pprof")
+		}
 		for j, other := range q.ports {
 			if j != i {
 				args = append(args, "--join", fmt.Sprintf("127.0.0.1:%d", other[1]))
