@@ -38,6 +38,7 @@ type config struct {
 	markdown      string
 	svg           string
 	profiles      string
+	also          string
 }
 
 func main() {
@@ -56,6 +57,7 @@ func main() {
 	flag.StringVar(&c.markdown, "markdown", "", "put the tables between the markers in this file")
 	flag.StringVar(&c.svg, "svg", "", "draw bar charts into this directory")
 	flag.StringVar(&c.profiles, "profiles", "", "write processor and allocation profiles of the Quorate nodes into this directory; the rates are lower then")
+	flag.StringVar(&c.also, "also", "", "another quorate binary, measured beside the first: what a change is worth")
 	flag.Parse()
 	c.rows, c.systems = regexp.MustCompile(*rows), regexp.MustCompile(*only)
 	if c.quick {
@@ -100,6 +102,9 @@ func run(ctx context.Context, c config) error {
 		newQuorate(c.quorate, filepath.Join(c.dir, "quorate"), c.profiles != ""),
 		newJetStream(c.nats, filepath.Join(c.dir, "js-always"), "JetStream, sync always", true),
 		newJetStream(c.nats, filepath.Join(c.dir, "js-default"), "JetStream, default", false),
+	}
+	if c.also != "" {
+		systems = append(systems, &quorate{processes: processes{dir: filepath.Join(c.dir, "also")}, title: "Quorate, also", binary: c.also})
 	}
 	systems = slices.DeleteFunc(systems, func(s system) bool { return s.name() != systems[0].name() && !c.systems.MatchString(s.name()) })
 	r := report{Machine: machine(c), Command: "go run . " + strings.Join(os.Args[1:], " "), Date: time.Now().UTC().Format(time.DateOnly)}

@@ -61,7 +61,7 @@ func download(ctx context.Context, url, file string) error {
 // profiled runs fn, and with a directory given takes profiles meanwhile.
 func profiled(ctx context.Context, c config, row string, s system, fn func() error) error {
 	q, ok := s.(*quorate)
-	if c.profiles == "" || !ok {
+	if c.profiles == "" || !ok || !q.pprof {
 		return fn()
 	}
 	var wg sync.WaitGroup

@@ -175,16 +175,17 @@ func eventually(ctx context.Context, what string, ok func() error) error {
 // quorate is three quorate servers.
 type quorate struct {
 	processes
+	title  string
 	binary string
 	pprof  bool
 	admin  *nats.Conn
 }
 
 func newQuorate(binary, dir string, pprof bool) *quorate {
-	return &quorate{processes: processes{dir: dir}, binary: binary, pprof: pprof}
+	return &quorate{processes: processes{dir: dir}, title: "Quorate", binary: binary, pprof: pprof}
 }
 
-func (q *quorate) name() string      { return "Quorate" }
+func (q *quorate) name() string      { return q.title }
 func (q *quorate) nodes() *processes { return &q.processes }
 
 func (q *quorate) start(ctx context.Context) error {
