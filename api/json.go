@@ -9,6 +9,15 @@ import (
 )
 
 func marshal(v any) ([]byte, error) {
+	if e, ok := v.(encoder); ok {
+		if raw, ok := e.encode(make([]byte, 0, e.size())); ok {
+			return raw, nil
+		}
+	}
+	return marshalAny(v)
+}
+
+func marshalAny(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
