@@ -9,14 +9,20 @@ import (
 )
 
 func marshal(v any) ([]byte, error) {
-	switch page := v.(type) {
+	switch r := v.(type) {
+	case *AppendResponse:
+		if r != nil {
+			if raw, ok := r.encode(); ok {
+				return raw, nil
+			}
+		}
 	case *ReadResponse:
-		if page != nil {
-			return appendPage(page)
+		if r != nil {
+			return appendPage(r)
 		}
 	case *SubscriptionFetchResponse:
-		if page != nil {
-			return appendFetch(page)
+		if r != nil {
+			return appendFetch(r)
 		}
 	}
 	return marshalAny(v)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"time"
 	"unicode/utf8"
 )
@@ -29,7 +30,7 @@ func appendFetch(r *SubscriptionFetchResponse) ([]byte, error) {
 	at := 0
 	return spliceEvents(&rest, len(r.Events), func(i int) *Event { at = i; return &r.Events[i].Event }, func(b []byte, e *Event) []byte {
 		b = appendEvent(b, e)
-		return append(appendUint(append(b[:len(b)-1], `,"attempt":`...), uint64(r.Events[at].Attempt)), '}')
+		return append(strconv.AppendInt(append(b[:len(b)-1], `,"attempt":`...), int64(r.Events[at].Attempt), 10), '}')
 	})
 }
 
@@ -56,9 +57,9 @@ func spliceEvents(rest any, n int, event func(i int) *Event, write func([]byte, 
 }
 
 func appendEvent(b []byte, e *Event) []byte {
-	b = appendUint(append(b, `{"position":`...), e.Position)
+	b = strconv.AppendUint(append(b, `{"position":`...), e.Position, 10)
 	b = appendText(append(b, `,"stream":`...), e.Stream)
-	b = appendUint(append(b, `,"version":`...), e.Version)
+	b = strconv.AppendUint(append(b, `,"version":`...), e.Version, 10)
 	b = appendText(append(b, `,"id":`...), e.ID)
 	b = appendText(append(b, `,"type":`...), e.Type)
 	b = append(e.Time.AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano), '"')
@@ -79,18 +80,6 @@ func appendEvent(b []byte, e *Event) []byte {
 		b = append(b, ']')
 	}
 	return append(b, '}')
-}
-
-func appendUint(b []byte, v uint64) []byte {
-	var digits [20]byte
-	i := len(digits)
-	for {
-		i--
-		digits[i] = byte('0' + v%10)
-		if v /= 10; v == 0 {
-			return append(b, digits[i:]...)
-		}
-	}
 }
 
 // appendText writes s as a JSON string. Most texts need no escapes; the others go the slow way.
