@@ -261,3 +261,38 @@ func ExampleStore_Append_outcomeUnknown() {
 	// Output:
 	// version 0
 }
+
+// Consumers of a durable subscription share its events. The cluster remembers what was acknowledged, whoever acknowledged it; the rest is delivered again.
+func ExampleSubscription_Messages() {
+	cl, done := connect()
+	defer done()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if _, err := cl.CreateStore(ctx, "mailed", api.ConfigPutRequest{}); err != nil {
+		log.Fatal(err)
+	}
+	st := cl.Store("mailed")
+	if _, err := st.Append(ctx, "order-1", []api.NewEvent{client.Event("Placed", 1), client.Event("Paid", 2), client.Event("Sent", 3)}, client.Any); err != nil {
+		log.Fatal(err)
+	}
+	mail := st.Subscription("mail")
+	query := client.Select(api.QueryItem{Types: []string{"Placed", "Sent"}})
+	if _, err := mail.Create(ctx, api.SubscriptionConfig{Query: &query}); err != nil {
+		log.Fatal(err)
+	}
+	for m, err := range mail.Messages(ctx, client.ConsumeOptions{}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(m.Type, string(m.Data))
+		if err := m.Ack(); err != nil { // m.Nack(time.Minute): try again later; m.Park("no address"): give it up
+			log.Fatal(err)
+		}
+		if m.Type == "Sent" {
+			break
+		}
+	}
+	// Output:
+	// Placed 1
+	// Sent 3
+}
