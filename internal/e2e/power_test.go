@@ -114,7 +114,7 @@ func TestPowerLossBites(t *testing.T) {
 			t.Fatalf("%s: exit code %d", n.Name, code)
 		}
 	}
-	c.Use(testcluster.BinaryWith(t, "raftnode/wal/segmentwriter.go", "s.file.Sync()", "error(nil)"))
+	c.Use(testcluster.BinaryWith(t, testcluster.Edit{File: "raftnode/wal/segmentwriter.go", Old: "s.file.Sync()", New: "error(nil)"}))
 	for _, n := range c.Nodes {
 		n.Start()
 	}
