@@ -16,6 +16,7 @@ STATICCHECK := $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 NATSCLI     := $(TOOLS)/natscli-$(NATSCLI_VERSION)
 NATSSERVER  := $(TOOLS)/natsserver-$(NATSSERVER_VERSION)
+ETCD        := $(TOOLS)/etcd-$(shell awk '/etcd\/server\/v3/{print $$NF}' bench/etcd/go.mod)
 
 # Root's end-to-end tests make networks and disks of their own with these.
 E2E_PROGRAMS := ip:iproute2 iptables:iptables nsenter:util-linux mkfs.ext4:e2fsprogs
@@ -71,11 +72,14 @@ vuln: $(GOVULNCHECK) ## Known vulnerabilities, when the database can be reached;
 fmt: ## Format all Go files.
 	gofmt -w $$(git ls-files '*.go')
 
-bench: build $(NATSSERVER) ## Measure beside JetStream on this machine, as ratios within one run, into docs/benchmarks.md: some ten minutes.
-	cd bench && $(GO) run . -nats-server $(NATSSERVER)/nats-server -markdown ../docs/benchmarks.md -svg ../docs
+BENCH = cd bench && $(GO) build -o ../bin/bench . && exec ../bin/bench -nats-server $(NATSSERVER)/nats-server -etcd $(ETCD)/etcd
+BIG  ?= 10000000
 
-bench-quick: build $(NATSSERVER) ## The same for the essential rows, printed only: some three minutes.
-	cd bench && $(GO) run . -nats-server $(NATSSERVER)/nats-server -quick
+bench: build $(NATSSERVER) $(ETCD) ## Measure beside JetStream and etcd, as ratios within one run, into docs/benchmarks.md: some 25 minutes, and again as many for a store of ten million events (BIG=0: without).
+	$(BENCH) -command "$(strip make bench BIG=$(BIG) $(if $(BENCHFLAGS),BENCHFLAGS='$(BENCHFLAGS)'))" -big $(BIG) -json ../bin/bench.json -markdown ../docs/benchmarks.md -svg ../docs $(BENCHFLAGS)
+
+bench-quick: build $(NATSSERVER) $(ETCD) ## The same for the essential rows, printed only: less than five minutes.
+	$(BENCH) -quick $(BENCHFLAGS)
 
 fuzz: ## Fuzz every decoder for a while each (FUZZTIME=30s).
 	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
@@ -97,6 +101,9 @@ $(NATSCLI):
 
 $(NATSSERVER):
 	GOBIN=$@ $(GO) install github.com/nats-io/nats-server/v2@$(NATSSERVER_VERSION)
+
+$(ETCD): # its version is in its own go.mod
+	cd bench/etcd && $(GO) build -o $@/etcd .
 
 clean: ## Remove what was built; data directories stay.
 	rm -rf bin .tools

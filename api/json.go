@@ -9,6 +9,20 @@ import (
 )
 
 func marshal(v any) ([]byte, error) {
+	switch page := v.(type) {
+	case *ReadResponse:
+		if page != nil {
+			return appendPage(page)
+		}
+	case *SubscriptionFetchResponse:
+		if page != nil {
+			return appendFetch(page)
+		}
+	}
+	return marshalAny(v)
+}
+
+func marshalAny(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)

@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // SubscriptionConfig is what a durable subscription is created with. It never changes; delete the subscription and create it anew.
 type SubscriptionConfig struct {
@@ -142,4 +145,124 @@ type ParkedResponse struct {
 	Next         uint64        `json:"next"` // after of the page that follows
 	End          bool          `json:"end"`
 	Applied      uint64        `json:"applied"`
+}
+
+// Types of the replies about subscriptions.
+const (
+	TypeSubscriptionCreate = "io.quorate.v1.subscription_create_response"
+	TypeSubscriptionFetch  = "io.quorate.v1.subscription_fetch_response"
+	TypeSubscriptionAck    = "io.quorate.v1.subscription_ack_response"
+	TypeSubscriptionDelete = "io.quorate.v1.subscription_delete_response"
+	TypeSubscription       = "io.quorate.v1.subscription_response"
+	TypeSubscriptions      = "io.quorate.v1.subscriptions_response"
+	TypeParked             = "io.quorate.v1.parked_response"
+)
+
+// What a config that leaves them out gets.
+const (
+	defaultAckWait     = 30_000
+	defaultMaxInFlight = 1000
+	defaultMaxAttempts = 10
+	defaultFetch       = 10
+)
+
+// Complete fills the defaults in and reports the first thing that is wrong with the config. prefix begins the cluster's own subjects.
+func (c *SubscriptionConfig) Complete(prefix string) *Error {
+	fill := func(field *int, value int) {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	fill(&c.AckWaitMS, defaultAckWait)
+	fill(&c.MaxInFlight, defaultMaxInFlight)
+	fill(&c.MaxAttempts, defaultMaxAttempts)
+	if c.Ack == "" {
+		c.Ack = AckExplicit
+	}
+	switch {
+	case c.FromEnd && c.After != 0:
+		return ErrBadRequest.With("after and from_end are both given; a subscription begins at one place")
+	case c.AckWaitMS < 1 || c.AckWaitMS > MaxAckWait:
+		return ErrBadRequest.With("ack_wait_ms %d is out of range; 1 to %d, or leave it out for %d", c.AckWaitMS, MaxAckWait, defaultAckWait)
+	case c.MaxInFlight < 1 || c.MaxInFlight > MaxInFlight:
+		return ErrBadRequest.With("max_in_flight %d is out of range; 1 to %d, or leave it out for %d", c.MaxInFlight, MaxInFlight, defaultMaxInFlight)
+	case c.MaxAttempts < -1 || c.MaxAttempts > 1<<20:
+		return ErrBadRequest.With("max_attempts %d is out of range; 1 to %d, -1 for any number, or leave it out for %d", c.MaxAttempts, 1<<20, defaultMaxAttempts)
+	case c.Ack != AckExplicit && c.Ack != AckNone:
+		return ErrBadRequest.With("ack %q is not known; use %q (default) or %q", c.Ack, AckExplicit, AckNone)
+	case len(c.Description) > MaxReason:
+		return ErrTooLarge.With("description has %d bytes; at most %d are allowed", len(c.Description), MaxReason)
+	}
+	if c.Query != nil {
+		if err := c.Query.Check("query"); err != nil {
+			return err
+		}
+	}
+	if c.DeliverSubject != "" {
+		return checkDeliverSubject(c.DeliverSubject, prefix)
+	}
+	return nil
+}
+
+// checkDeliverSubject refuses subjects where the service may publish and its caller may not: those of the cluster itself, of the server, and inboxes of others.
+func checkDeliverSubject(subject, prefix string) *Error {
+	if err := CheckStreamName(subject); err != nil {
+		return ErrBadRequest.With("deliver_subject %q is not a subject to publish on: tokens separated by single dots, no wildcards, spaces or control characters, at most %d bytes", subject, MaxStreamName)
+	}
+	first, _, _ := strings.Cut(subject, ".")
+	own := Subjects{Prefix: prefix}.prefix()
+	switch {
+	case subject == own || strings.HasPrefix(subject, own+"."):
+		return ErrBadRequest.With("deliver_subject %q lies under %s., which is the cluster's own; choose another", subject, own)
+	case strings.HasPrefix(first, "$"), strings.HasPrefix(first, "_"):
+		return ErrBadRequest.With("deliver_subject %q begins as subjects of the NATS server and inboxes do ($ and _); choose another", subject)
+	}
+	return nil
+}
+
+// Check fills the defaults in and reports the first thing that is wrong with the request.
+func (r *SubscriptionFetchRequest) Check() *Error {
+	if r.Limit == 0 {
+		r.Limit = defaultFetch
+	}
+	switch {
+	case r.Limit < 1 || r.Limit > MaxFetch:
+		return ErrBadRequest.With("limit %d is out of range; 1 to %d, or leave it out for %d", r.Limit, MaxFetch, defaultFetch)
+	case r.WaitMS < 0 || r.WaitMS > MaxWait:
+		return ErrBadRequest.With("wait_ms %d is out of range; 0 to %d", r.WaitMS, MaxWait)
+	}
+	return nil
+}
+
+// Check reports the first thing that is wrong with the request.
+func (r *SubscriptionAckRequest) Check() *Error {
+	if len(r.Positions) == 0 && r.UpTo == 0 {
+		return ErrBadRequest.With("positions is empty; name the events to acknowledge, or use up_to")
+	}
+	return checkPositions(r.Positions)
+}
+
+// Check reports the first thing that is wrong with the request.
+func (r *SubscriptionNackRequest) Check() *Error {
+	switch {
+	case len(r.Positions) == 0:
+		return ErrBadRequest.With("positions is empty; name the events that were not processed")
+	case r.DelayMS < 0 || r.DelayMS > MaxNackDelay:
+		return ErrBadRequest.With("delay_ms %d is out of range; 0 to %d", r.DelayMS, MaxNackDelay)
+	case r.Park && r.DelayMS != 0:
+		return ErrBadRequest.With("park and delay_ms do not go together: a parked event is not delivered again before it is replayed")
+	case len(r.Reason) > MaxReason:
+		return ErrTooLarge.With("reason has %d bytes; at most %d are allowed", len(r.Reason), MaxReason)
+	}
+	return checkPositions(r.Positions)
+}
+
+// Check reports the first thing that is wrong with the request.
+func (r *SubscriptionReplayRequest) Check() *Error { return checkPositions(r.Positions) }
+
+func checkPositions(positions []uint64) *Error {
+	if len(positions) > MaxFetch {
+		return ErrTooLarge.With("%d positions; at most %d go into one request; split it", len(positions), MaxFetch)
+	}
+	return nil
 }

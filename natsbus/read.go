@@ -53,11 +53,53 @@ func (b *Bus) readStore(r *request) {
 			v, err := s.Snapshots(ctx, name, q)
 			r.answer(v, err)
 		}
+	case "metadata":
+		var q api.StreamStateRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.StreamState(ctx, name, q)
+			r.answer(v, err)
+		}
+	case "subscriptions":
+		var q api.ReadOptions
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.Subscriptions(ctx, q)
+			r.answer(v, err)
+		}
+	case "subscription":
+		var q api.ReadOptions
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.Subscription(ctx, name, q)
+			r.answer(v, err)
+		}
+	case "parked":
+		var q api.ParkedRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.Parked(ctx, name, q)
+			r.answer(v, err)
+		}
 	case "all", "query":
 		var q api.ReadAllRequest
 		if s, ctx, cancel := b.openRead(r, &q, func() int { return q.WaitMS }); s != nil {
 			defer cancel()
 			v, err := s.ReadAll(ctx, q)
+			r.answer(v, err)
+		}
+	case "backup":
+		var q api.BackupRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.BackupEvents(ctx, q)
+			r.answer(v, err)
+		}
+	case "backup_keys":
+		var q api.BackupKeysRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.BackupKeys(ctx, q)
 			r.answer(v, err)
 		}
 	case "streams":
@@ -113,7 +155,11 @@ func (r *request) nameFits() bool {
 	if !known || verb.Name == "" {
 		return r.noName()
 	}
-	if err := api.CheckStreamName(r.subject.Name); err != nil {
+	check := api.CheckStreamName
+	if verb.Name == "<name>" {
+		check = api.CheckSubscriptionName
+	}
+	if err := check(r.subject.Name); err != nil {
 		r.fail(err)
 		return false
 	}

@@ -84,19 +84,27 @@ func (w *appendWrite) repeatable() bool { return true }
 
 // begin carries out w at this node when it serves the store. Otherwise, or when it ceases to, the request is kept and forwarded.
 func (b *Bus) begin(p *post, r *request, w write) {
+	if used, ok := r.keep(); !ok {
+		r.fail(api.ErrOverloaded.With("node %s has writes to store %s with %d bytes under way, as many as there is room for all other stores; slow down and retry", b.name, p.store.Name(), used))
+		return
+	}
 	if !p.serves() {
 		b.spawn(r, func() { b.standIn(p, r, w) })
 		return
 	}
-	if p.inflight.Add(1) > maxInflight {
-		p.inflight.Add(-1)
+	weight := int64(1)
+	if lasts(w) {
+		weight = 0
+	}
+	if p.inflight.Add(weight) > maxInflight && weight > 0 {
+		p.inflight.Add(-weight)
 		r.fail(api.ErrOverloaded.With("store %s has %d writes under way; slow down and retry", p.store.Name(), maxInflight))
 		return
 	}
 	b.work.add() // until it is answered
 	done := func(v any, err *api.Error) {
 		defer b.work.done()
-		p.inflight.Add(-1)
+		p.inflight.Add(-weight)
 		b.settle(p, r, w, v, err)
 	}
 	if err := w.begin(done); err != nil {

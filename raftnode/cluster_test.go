@@ -46,6 +46,7 @@ type member struct {
 	name    string
 	dir     string
 	timing  Timing
+	disk    *disk // of the log's segments; nil: a real one, which forgets nothing
 
 	identity *Identity
 	node     *Node
@@ -109,10 +110,14 @@ func (m *member) listen() {
 	}
 	self := m.identity.ServerID()
 	_, statErr := os.Stat(filepath.Join(m.dir, "raft.db"))
-	node, err := Open(Config{
+	cfg := Config{
 		Identity: m.identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c1" }, HasData: statErr == nil, Timing: m.timing,
 		Resolve: func(id string) (string, error) { return m.cluster.resolve(self, id) },
-	})
+	}
+	if m.disk != nil {
+		cfg.segments, cfg.OnFatal = m.disk, func(error) {}
+	}
+	node, err := Open(cfg)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -297,7 +302,7 @@ func (c *testCluster) isolate(m *member, cut bool) {
 	c.cut[m.node.ServerID()] = cut
 	for key, l := range c.links {
 		if key[0] == m.node.ServerID() || key[1] == m.node.ServerID() {
-			l.setCut(cut)
+			l.setCut(c.cut[key[0]] || c.cut[key[1]])
 		}
 	}
 }

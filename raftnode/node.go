@@ -24,6 +24,7 @@ type Config struct {
 	TLS       *tls.Config                           // mutual TLS between members; nil: plain TCP
 	HasData   bool                                  // this disk belongs to a cluster: a missing log is damage, not a blank disk
 	Timing    Timing                                // zero: DefaultTiming
+	segments  wal.Folder                            // tests put one here that forgets; nil: the identity's directory
 	OnFatal   func(error)                           // a failed write or fsync; must not return to normal work; default: panic
 	Logger    *slog.Logger                          // default: discard
 }
@@ -84,6 +85,7 @@ func Open(cfg Config) (*Node, error) {
 		Path:      filepath.Join(cfg.Identity.Dir(), "raft.db"),
 		NodeID:    cfg.Identity.DiskID,
 		MustExist: cfg.HasData,
+		Segments:  cfg.segments,
 		OnFatal:   cfg.OnFatal,
 		Logger:    cfg.Logger,
 	})

@@ -40,7 +40,7 @@ type Manager struct {
 	cfg     Config
 	flushes flushes
 	stop    chan struct{}  // closed by Close
-	wg      sync.WaitGroup // the one who rests idle stores
+	wg      sync.WaitGroup // those who rest idle stores and tend streams
 
 	mu      sync.Mutex // guards what follows
 	stores  map[string]*Store
@@ -69,6 +69,7 @@ func NewManager(cfg Config) *Manager {
 	}
 	m := &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{}), stop: make(chan struct{})}
 	m.wg.Go(func() { m.restIdle(m.stop) }) // ends with Close
+	m.wg.Go(func() { m.tend(m.stop) })     // ends with Close
 	return m
 }
 
@@ -176,8 +177,12 @@ func (m *Manager) Reconcile(want []Spec) {
 		wanted[spec.Name] = spec
 	}
 	for _, s := range m.List() {
-		if spec, ok := wanted[s.Name()]; s.Name() != api.ConfigStore && (!ok || spec.group() != s.spec.group()) {
+		switch spec, ok := wanted[s.Name()]; {
+		case s.Name() == api.ConfigStore:
+		case !ok || spec.group() != s.spec.group():
 			m.Remove(s)
+		default:
+			s.SetLimits(spec.Limits)
 		}
 	}
 	for _, f := range m.Failures() {

@@ -13,6 +13,9 @@ func (s *Store) PutSnapshot(stream string, r api.SnapshotPutRequest, done Done) 
 	if err := r.Check(); err != nil {
 		return err
 	}
+	if err := s.admitBytes(); err != nil {
+		return err
+	}
 	c := &fsm.SnapshotChange{
 		Op: fsm.SnapshotPut, Stream: stream, Version: r.Version, Time: s.now().UnixMicro(), Keep: r.Keep, Type: r.Type, Data: r.DataBase64, Metadata: compact(r.Metadata),
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -26,23 +27,32 @@ type Spec struct {
 	ID          uint64   // unique for ever; names files, never the store's name
 	Incarnation uint64   // how often the name was created
 	Members     []string // server ids of the first replicas
+	Limits      api.Limits
 }
 
 func (s Spec) group() wal.GroupID { return wal.GroupID{Store: s.ID, Incarnation: s.Incarnation} }
 
 // Store is one event store's replica on this node. Its methods may be called concurrently.
 type Store struct {
-	spec    Spec
-	machine *fsm.FSM
-	group   *raftnode.Group
-	feed    *liveFeed
-	door    door
-	now     func() time.Time
-	log     *slog.Logger
+	spec          Spec
+	machine       *fsm.FSM
+	group         *raftnode.Group
+	feed          *liveFeed
+	door          door
+	limiter       limiter
+	dir           string
+	keySets       keySets // of backups under way
+	now           func() time.Time
+	log           *slog.Logger
+	subscriptions dispatcher
+	looking       chan struct{} // slots of waiting reads that look again
 
 	commands func(serverID string) (kind int, heard bool) // see Config
 
 	flushes *flushes // shared by all stores of the node
+
+	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
+	noHoles              atomic.Bool   // that the file system cannot take space back was told
 }
 
 const (
@@ -56,8 +66,12 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, commands: m.cfg.Commands, flushes: &m.flushes}
-	s.door.store = s
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, looking: make(chan struct{}, lookAgain), commands: m.cfg.Commands, flushes: &m.flushes}
+	if err := removeKeySets(dir); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
+	}
+	s.door.store, s.subscriptions.store = s, s
+	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
 		onDirty = nil
@@ -83,6 +97,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		ID: spec.group(), Name: spec.Name, Dir: dir, Machine: machine, Bootstrap: spec.Members,
 		OnLeadership: func(l raftnode.Leadership) {
 			s.feed.leads(l)
+			s.subscriptions.leads(l)
 			if m.cfg.OnLeadership != nil {
 				m.cfg.OnLeadership(s, l)
 			}
@@ -146,10 +161,12 @@ func (s *Store) Members() []string { return s.group.Members() }
 // Transfer hands the store's leadership to the member with the server id, or to the best follower when it is empty.
 func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 
-// close waits for appends under way, the Raft group and the feed, in this order.
+// close waits for the Raft group, appends under way, subscriptions and the feed, in this order.
 func (s *Store) close() error {
 	err := s.group.Close()
+	s.keySets.close()
 	s.door.close()
+	s.subscriptions.close()
 	s.feed.close()
 	if merr := s.machine.Close(); err == nil {
 		err = merr
@@ -248,7 +265,11 @@ func (s *Store) Begin(a *Append, done func(reply any, err *api.Error)) *api.Erro
 	if err := s.lacking(cmd.Kind()); err != nil {
 		return err
 	}
-	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: done})
+	release, err := s.admit(a)
+	if err != nil {
+		return err
+	}
+	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: after(release, done)})
 	return nil
 }
 

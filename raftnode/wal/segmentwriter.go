@@ -10,7 +10,18 @@ type segmentRequest struct {
 	group *group
 	data  []byte // its records
 	items []item // the same, with places relative to data
+	begun bool   // the group's pending entries: nobody waits in do
 	done  chan error
+}
+
+// answer tells whoever waits that the request is on the disk, or never will be.
+func (r *segmentRequest) answer(err error) {
+	switch {
+	case !r.begun:
+		r.done <- err
+	case err != nil:
+		r.group.landed(err)
+	}
 }
 
 var errLogClosed = errors.New("the log is closing")
@@ -18,6 +29,14 @@ var errLogClosed = errors.New("the log is closing")
 // do queues a request and waits until it is on the disk and visible.
 func (l *SegmentLog) do(r *segmentRequest) error {
 	r.done = make(chan error, 1)
+	if err := l.enqueue(r); err != nil {
+		return err
+	}
+	return <-r.done
+}
+
+// enqueue queues a request. Requests reach the disk in the order in which they were queued.
+func (l *SegmentLog) enqueue(r *segmentRequest) error {
 	l.queueMu.Lock()
 	if err := l.refusal(); err != nil {
 		l.queueMu.Unlock()
@@ -26,7 +45,7 @@ func (l *SegmentLog) do(r *segmentRequest) error {
 	l.queue = append(l.queue, r)
 	l.queueMu.Unlock()
 	l.filled.Signal()
-	return <-r.done
+	return nil
 }
 
 // err returns why no call may be served, or nil.
@@ -65,7 +84,7 @@ func (l *SegmentLog) run() {
 			l.queueMu.Unlock()
 		}
 		for _, r := range reqs {
-			r.done <- err
+			r.answer(err)
 		}
 		if err != nil {
 			return
@@ -138,6 +157,9 @@ func (l *SegmentLog) writeBatch(reqs []*segmentRequest) error {
 			if err := r.group.apply(it, s, base); err != nil {
 				return err
 			}
+		}
+		if r.begun {
+			r.group.landed(nil)
 		}
 		base += int64(len(r.data))
 		sum.Bytes += uint64(len(r.data))

@@ -17,7 +17,7 @@
 //	filters  run (8) · chunk (8)   lines of a Bloom filter with CRC32C each, see filter.go
 //
 // Every key but those of meta is appended behind the others of its kind, so a flush writes as many pages as it has bytes for, however big the store is.
-// This is format 3. A file of another format is refused with ErrFormat; there is no migration.
+// This is format 5. A file of another format is refused with ErrFormat; there is no migration.
 //
 // bbolt does not checksum its data pages: a flipped bit would be read as a wrong event without an error. So everything whose damage could be
 // taken for an answer carries its own checksum, over its key too, and a mismatch is ErrDamaged. DESIGN.md says why it is built like this.

@@ -1,0 +1,303 @@
+package stores
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/raftnode"
+	"github.com/quorate/quorate/stores/fsm"
+)
+
+// dispatcher runs the subscriptions of a store while this replica serves it: a goroutine for each that is used. When the replica ceases to serve, all of them end
+// and everybody who waits is told; the next leader begins with what is committed.
+type dispatcher struct {
+	store *Store
+	wg    sync.WaitGroup // the consumers' goroutines
+
+	mu        sync.Mutex // guards what follows
+	term      uint64     // in which this replica serves; 0: it does not
+	ctx       context.Context
+	cancel    context.CancelFunc
+	consumers map[string]*consumer
+}
+
+// consumer runs one subscription's delivery.
+type consumer struct {
+	in   *dispatcher
+	name string
+	term uint64
+	ctx  context.Context // done when the term is over
+	kick chan struct{}
+
+	inFlight, waiting atomic.Int64
+
+	mu    sync.Mutex // guards what follows
+	inbox []message
+	ended bool
+}
+
+// message is something a consumer is told. One of the two is called.
+type message struct {
+	do   func(d *delivery, now time.Time) *api.Error // an error ends the delivery
+	fail func(err *api.Error)
+}
+
+const (
+	consumerIdle   = 10 * time.Second // a subscription that nobody uses has no goroutine after so long
+	confirmTimeout = 2 * time.Second
+	maxWaiting     = 4096 // fetches that wait at one subscription
+)
+
+// leads is told of every change of leadership, in order, before anybody sends requests here because of it.
+func (x *dispatcher) leads(l raftnode.Leadership) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if l.Role == raftnode.Serving && l.Term == x.term {
+		return
+	}
+	if x.term != 0 {
+		x.cancel()
+		x.term, x.consumers = 0, nil
+	}
+	if l.Role == raftnode.Serving {
+		x.term, x.consumers = l.Term, make(map[string]*consumer)
+		x.ctx, x.cancel = context.WithCancel(context.Background())
+	}
+}
+
+// close ends every consumer and waits for them.
+func (x *dispatcher) close() {
+	x.leads(raftnode.Leadership{})
+	x.wg.Wait()
+}
+
+// tell gives the subscription's consumer a message, and starts it if need be.
+func (x *dispatcher) tell(name string, m message) *api.Error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.term == 0 {
+		return x.store.notLeader(x.store.group.Leadership())
+	}
+	if c := x.consumers[name]; c != nil && c.take(m) {
+		return nil
+	}
+	c := &consumer{in: x, name: name, term: x.term, ctx: x.ctx, kick: make(chan struct{}, 1), inbox: []message{m}}
+	x.consumers[name] = c
+	x.wg.Go(c.run) // ends with the term, or when the subscription is not used
+	return nil
+}
+
+// endWaits answers every fetch that waits, as if its time were over.
+func (x *dispatcher) endWaits() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, c := range x.consumers {
+		c.take(message{do: func(d *delivery, now time.Time) *api.Error {
+			for _, f := range d.fetches {
+				f.until = now
+			}
+			return nil
+		}, fail: func(*api.Error) {}})
+	}
+}
+
+// find returns the subscription's consumer; nil: there is none. serving reports whether this replica serves.
+func (x *dispatcher) find(name string) (c *consumer, serving bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.consumers[name], x.term != 0
+}
+
+func (c *consumer) take(m message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return false
+	}
+	c.inbox = append(c.inbox, m)
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// end takes the consumer out of use. What it was told and has not looked at goes to a new one, unless it ends because nobody needs it and somebody just did.
+func (c *consumer) end(onlyIdle bool) bool {
+	c.mu.Lock()
+	if onlyIdle && len(c.inbox) > 0 {
+		c.mu.Unlock()
+		return false
+	}
+	c.ended = true
+	left := c.inbox
+	c.inbox = nil
+	c.mu.Unlock()
+	x := c.in
+	x.mu.Lock()
+	if x.consumers[c.name] == c {
+		delete(x.consumers, c.name)
+	}
+	x.mu.Unlock()
+	for _, m := range left {
+		if err := x.tell(c.name, m); err != nil {
+			m.fail(err)
+		}
+	}
+	return true
+}
+
+// gone is what requests are told that a term's end overtook.
+func (c *consumer) gone() *api.Error {
+	return api.ErrNotLeader.With("store %s has another leader than a moment ago; retry to reach it", c.in.store.Name())
+}
+
+func (c *consumer) run() {
+	s := c.in.store
+	sub, _, err := s.machine.Subscription(c.name)
+	if err != nil || sub == nil {
+		c.refuse(sub, err)
+		return
+	}
+	d := newDelivery(sub, s)
+	defer func() { c.inFlight.Store(0); c.waiting.Store(0) }()
+	if err := d.again(sub); err != nil {
+		d.fail(s.apiError(err))
+		c.refuse(sub, err)
+		return
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	lastUse, changed := s.now(), s.machine.Changed()
+	for {
+		select {
+		case <-changed:
+			changed, d.end = s.machine.Changed(), false
+		default:
+		}
+		failed, idle := c.turn(d)
+		if failed != nil {
+			d.fail(failed)
+			c.end(false)
+			return
+		}
+		now := s.now()
+		if !idle {
+			lastUse = now
+		} else if now.Sub(lastUse) >= consumerIdle && c.end(true) {
+			return
+		}
+		wait := consumerIdle
+		if at := d.wake(); !at.IsZero() {
+			wait = max(at.Sub(now), 0)
+		}
+		if d.hungry() && !d.end {
+			wait = 0
+		}
+		timer.Reset(wait)
+		var more <-chan struct{}
+		if d.hungry() {
+			more = changed
+		}
+		select {
+		case <-c.kick:
+		case <-timer.C:
+		case <-more:
+		case <-c.ctx.Done():
+			d.fail(c.gone())
+			c.end(false)
+			return
+		}
+	}
+}
+
+// refuse answers what came with why there is no delivery.
+func (c *consumer) refuse(sub *fsm.Subscription, err error) {
+	refused := api.ErrSubscriptionNotFound.With("store %s has no subscription %s; create it with write.subscription.create.%s", c.in.store.Name(), c.name, c.name)
+	if err != nil {
+		refused = c.in.store.apiError(err)
+	}
+	for _, m := range c.messages() {
+		m.fail(refused)
+	}
+	c.end(false)
+}
+
+func (c *consumer) messages() []message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := c.inbox
+	c.inbox = nil
+	return list
+}
+
+// turn does what there is to do now. An error ends the delivery.
+func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
+	s := c.in.store
+	messages := c.messages()
+	for i, m := range messages {
+		if err := m.do(d, s.now()); err != nil {
+			for _, m := range messages[i:] {
+				m.fail(err)
+			}
+			return err, false
+		}
+	}
+	d.tick(s.now())
+	if d.hungry() && !d.end {
+		if err := d.read(); err != nil {
+			return s.apiError(err), false
+		}
+	}
+	if d.servable() {
+		if err := c.confirm(); err != nil {
+			return err, false
+		}
+		if err := d.serve(s.now()); err != nil {
+			return s.apiError(err), false
+		}
+	}
+	d.expire(s.now())
+	if p := d.next(); p != nil {
+		c.propose(p)
+	}
+	c.inFlight.Store(int64(d.flying))
+	c.waiting.Store(int64(len(d.fetches)))
+	return nil, len(messages) == 0 && d.idle()
+}
+
+// confirm makes sure that no other leader can have committed something that this one does not know: it would deliver again what is acknowledged there.
+func (c *consumer) confirm() *api.Error {
+	ctx, cancel := context.WithTimeout(c.ctx, confirmTimeout)
+	defer cancel()
+	err := c.in.store.group.LinearizableRead(ctx)
+	if _, term := c.in.store.machine.Applied(); err != nil || term > c.term { // another leader's entries: this one's memory is old
+		return c.gone()
+	}
+	return nil
+}
+
+// propose writes the change. It goes on when it is committed.
+func (c *consumer) propose(p *fsm.SubscriptionProgress) {
+	s := c.in.store
+	p.Time = s.now().UnixMicro()
+	s.door.enter(&pending{body: fsm.ChangeBody(p), answer: func(value any) any { return value }, done: func(value any, err *api.Error) {
+		c.take(message{ // when the consumer has ended, it has answered everybody
+			do: func(d *delivery, _ time.Time) *api.Error {
+				if err == nil {
+					d.committed(value.(uint64))
+				}
+				return err
+			},
+			fail: func(*api.Error) {},
+		})
+	}})
+}
+
+// page implements source.
+func (s *Store) page(after uint64, limit int, q *api.Query) (fsm.AllPage, error) {
+	return s.machine.ReadAll(fsm.AllQuery{After: after, Limit: limit, MaxBytes: api.MaxPageBytes, Query: q, Now: s.now().UnixMicro()})
+}

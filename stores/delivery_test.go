@@ -1,0 +1,567 @@
+package stores
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"pgregory.net/rapid"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/stores/fsm"
+)
+
+// world is a state machine and the delivery of one of its subscriptions, with a clock that the test moves.
+type world struct {
+	t interface {
+		Helper()
+		Fatalf(string, ...any)
+	}
+	machine *fsm.FSM
+	index   uint64
+	now     time.Time
+	d       *delivery
+	events  int
+}
+
+func newWorld(t *testing.T, config api.SubscriptionConfig) *world {
+	t.Helper()
+	w := openWorld(t, filepath.Join(t.TempDir(), "store.db"))
+	t.Cleanup(func() { w.machine.Close() })
+	w.t = t
+	w.subscribe(config)
+	return w
+}
+
+func openWorld(t *testing.T, path string) *world {
+	f, err := fsm.Open(fsm.Config{Path: path, Store: 1, Incarnation: 1, OnDirty: func() {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{machine: f, now: time.UnixMilli(1_700_000_000_000)}
+}
+
+func (w *world) subscribe(config api.SubscriptionConfig) {
+	w.t.Helper()
+	if err := config.Complete(""); err != nil {
+		w.t.Fatalf("%v", err)
+	}
+	raw, _ := api.Marshal(config)
+	w.apply(fsm.ChangeBody(&fsm.SubscriptionCreate{Name: "sub", Config: raw}))
+	w.fail()
+}
+
+// fail loses the leader: what it remembered is gone, and the next one begins with what is committed.
+func (w *world) fail() {
+	w.t.Helper()
+	w.d = newDelivery(w.state(), w)
+	if err := w.d.again(w.state()); err != nil {
+		w.t.Fatalf("%v", err)
+	}
+}
+
+func (w *world) state() *fsm.Subscription {
+	w.t.Helper()
+	sub, _, err := w.machine.Subscription("sub")
+	if err != nil || sub == nil {
+		w.t.Fatalf("the subscription: %v %v", sub, err)
+	}
+	return sub
+}
+
+func (w *world) page(after uint64, limit int, q *api.Query) (fsm.AllPage, error) {
+	return w.machine.ReadAll(fsm.AllQuery{After: after, Limit: limit, MaxBytes: 1 << 20, Query: q})
+}
+
+func (w *world) apply(b fsm.Body) any {
+	w.t.Helper()
+	w.index++
+	r := w.machine.Apply(&raft.Log{Index: w.index, Term: 1, Type: raft.LogCommand, Data: fsm.EncodeBodies([]fsm.Body{b})}).(fsm.Result).Append[0]
+	if r.Err != nil {
+		w.t.Fatalf("apply: %v", r.Err)
+	}
+	return r.Value
+}
+
+// append appends an event to each of the streams, in this order.
+func (w *world) append(streams ...string) {
+	for _, stream := range streams {
+		w.events++
+		a := fsm.Append{Stream: stream, Expected: api.ExpectAny, Events: []fsm.EventRecord{{ID: fmt.Sprint(w.events), Type: "T"}}}
+		w.apply(a.Body())
+	}
+	w.d.end = false
+}
+
+// turn does what a consumer does when it has something to do.
+func (w *world) turn() {
+	w.t.Helper()
+	w.d.tick(w.now)
+	for w.d.hungry() && !w.d.end {
+		if err := w.d.read(); err != nil {
+			w.t.Fatalf("%v", err)
+		}
+	}
+	if err := w.d.serve(w.now); err != nil {
+		w.t.Fatalf("%v", err)
+	}
+	w.d.expire(w.now)
+	w.commit()
+}
+
+func (w *world) commit() {
+	for p := w.d.next(); p != nil; p = w.d.next() {
+		w.d.committed(w.apply(fsm.ChangeBody(p)).(uint64))
+	}
+}
+
+// fetch returns what a fetch that does not wait gets, as position/attempt.
+func (w *world) fetch(limit int) string {
+	w.t.Helper()
+	c := w.wait(limit, 0)
+	w.turn()
+	return *c
+}
+
+// wait begins a fetch. Its answer is there once it is answered; before it is "waits".
+func (w *world) wait(limit int, wait time.Duration) *string {
+	answer := "waits"
+	w.d.fetch(&fetch{limit: limit, until: w.now.Add(wait), done: func(events []api.DeliveredEvent, _ uint64, err *api.Error) {
+		if answer = ""; err != nil {
+			answer = err.Name
+		}
+		for _, e := range events {
+			answer += fmt.Sprintf("%d/%d ", e.Position, e.Attempt)
+		}
+	}})
+	return &answer
+}
+
+func (w *world) ack(positions ...uint64) int {
+	w.t.Helper()
+	return w.acknowledge(&api.SubscriptionAckRequest{Positions: positions})
+}
+
+func (w *world) acknowledge(r *api.SubscriptionAckRequest) (n int) {
+	w.t.Helper()
+	n = -1
+	if err := w.d.ack(r, func(done int, _ uint64, _ *api.Error) { n = done }); err != nil {
+		w.t.Fatalf("%v", err)
+	}
+	w.turn()
+	return n
+}
+
+func (w *world) nack(r api.SubscriptionNackRequest) (n int) {
+	w.t.Helper()
+	n = -1
+	w.d.nack(w.now, &r, func(done int, _ uint64, _ *api.Error) { n = done })
+	w.turn()
+	return n
+}
+
+func (w *world) pass(d time.Duration) {
+	w.t.Helper()
+	w.now = w.now.Add(d)
+	w.turn()
+}
+
+func (w *world) replay(positions ...uint64) {
+	w.t.Helper()
+	w.apply(fsm.ChangeBody(&fsm.SubscriptionReplay{Name: "sub", Positions: positions}))
+	if err := w.d.again(w.state()); err != nil {
+		w.t.Fatalf("%v", err)
+	}
+}
+
+func (w *world) parked() (list []string) {
+	w.t.Helper()
+	parked, _, _, err := w.machine.Parked("sub", 0, 100)
+	if err != nil {
+		w.t.Fatalf("%v", err)
+	}
+	for _, p := range parked {
+		list = append(list, fmt.Sprintf("%d/%d %s", p.Position, p.N, p.Reason))
+	}
+	return list
+}
+
+func want[T comparable](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+func TestDeliveryGoesOnBehindWhatIsInFlight(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxInFlight: 4})
+	w.append("a", "b", "a", "b", "a", "b")
+	want(t, "two", w.fetch(2), "1/1 2/1 ")
+	want(t, "two more: four may be in flight", w.fetch(3), "3/1 4/1 ")
+	want(t, "none", w.fetch(3), "")
+	want(t, "ack the second", w.ack(2), 1)
+	want(t, "floor", w.state().Floor, 0)
+	want(t, "one more", w.fetch(3), "5/1 ")
+	want(t, "ack the first", w.ack(1), 1)
+	want(t, "floor", w.state().Floor, 2)
+	want(t, "ack them again, and one that was not delivered", w.ack(1, 2, 6), 1)
+	want(t, "ack up to four", w.acknowledge(&api.SubscriptionAckRequest{UpTo: 4}), 2)
+	want(t, "floor", w.state().Floor, 4)
+	want(t, "nothing: the sixth is acknowledged", w.fetch(3), "")
+	want(t, "ack the last", w.ack(5), 1)
+	want(t, "floor", w.state().Floor, 6)
+	want(t, "acked", w.state().Acked, 6)
+}
+
+func TestFetchesShare(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{})
+	first, second, third := w.wait(2, time.Minute), w.wait(1, time.Second), w.wait(5, time.Minute)
+	w.turn()
+	want(t, "no event yet", *first+*second+*third, "waitswaitswaits")
+	w.pass(time.Second)
+	want(t, "the second has waited long enough", *first+*second+*third, "waitswaits")
+	w.append("a", "b", "c")
+	w.turn()
+	want(t, "the first", *first, "1/1 2/1 ")
+	want(t, "the third gets the rest and does not wait for more", *third, "3/1 ")
+}
+
+func TestNotAcknowledgedIsDeliveredAgain(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000, MaxAttempts: 3})
+	w.append("a", "a")
+	want(t, "first", w.fetch(1), "1/1 ")
+	w.pass(999 * time.Millisecond)
+	want(t, "nothing but the next", w.fetch(9), "2/1 ")
+	w.pass(time.Millisecond)
+	want(t, "again", w.fetch(9), "1/2 ")
+	want(t, "nack it with a delay", w.nack(api.SubscriptionNackRequest{Positions: []uint64{1, 7}, DelayMS: 500}), 1)
+	want(t, "not yet", w.fetch(9), "")
+	want(t, "the delay", w.d.wake().Sub(w.now), 500*time.Millisecond)
+	w.pass(500 * time.Millisecond)
+	want(t, "for the last time", w.fetch(1), "1/3 ")
+	want(t, "late acknowledgement", w.ack(2), 1)
+	w.pass(time.Second)
+	want(t, "parked", fmt.Sprint(w.parked()), "[1/3 not acknowledged in time]")
+	want(t, "nothing is left", w.fetch(9), "")
+	want(t, "floor", w.state().Floor, 2)
+	w.replay()
+	want(t, "replayed", w.fetch(9), "1/1 ")
+	w.fail()
+	want(t, "replayed, at the next leader too", w.fetch(9), "1/1 ")
+	want(t, "park it", w.nack(api.SubscriptionNackRequest{Positions: []uint64{1}, Park: true, Reason: "no"}), 1)
+	want(t, "parked again", fmt.Sprint(w.parked()), "[1/1 no]")
+	w.replay(1)
+	w.fetch(1)
+	want(t, "ack", w.ack(1), 1)
+	w.fail()
+	want(t, "it is done", w.fetch(9), "")
+	want(t, "acked", w.state().Acked, 2)
+}
+
+func TestNextLeaderKnowsAttempts(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
+	w.append("a", "a", "a")
+	w.fetch(3)
+	w.nack(api.SubscriptionNackRequest{Positions: []uint64{2}})
+	want(t, "ack", w.ack(1), 1)
+	w.fail()
+	want(t, "one tried in vain, one in flight", w.fetch(3), "2/2 3/1 ")
+	w.pass(time.Second) // time-outs are written a little later
+	w.pass(lazyAfter)
+	w.fail()
+	want(t, "both were in vain", w.fetch(3), "2/3 3/2 ")
+	w.fail()
+	want(t, "acknowledged before the new leader looked", w.ack(3, 9), 1)
+	want(t, "only the other one", w.fetch(3), "2/3 ")
+}
+
+func TestOrderedWaitsForTheStream(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{Ordered: true, MaxAttempts: 2, AckWaitMS: 1000})
+	w.append("a", "a", "b", "a", "b")
+	want(t, "the first of each stream", w.fetch(9), "1/1 3/1 ")
+	want(t, "nothing more", w.fetch(9), "")
+	want(t, "ack", w.ack(3), 1)
+	want(t, "the next of b", w.fetch(9), "5/1 ")
+	w.nack(api.SubscriptionNackRequest{Positions: []uint64{1}, DelayMS: 100})
+	want(t, "a is delayed", w.fetch(9), "")
+	w.pass(100 * time.Millisecond)
+	want(t, "a again", w.fetch(9), "1/2 ")
+	w.pass(time.Second)
+	want(t, "a is parked, b came again", w.fetch(9), "2/1 5/2 ")
+	w.replay()
+	want(t, "the replayed one waits for the one in flight", w.fetch(9), "")
+	want(t, "ack", w.ack(2), 1)
+	want(t, "the earlier one first", w.fetch(9), "1/1 ")
+	want(t, "ack", w.ack(1), 1)
+	want(t, "the last", w.fetch(9), "4/1 ")
+}
+
+func TestAckNoneCountsUntilCommitted(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{Ack: api.AckNone, MaxInFlight: 2})
+	w.append("a", "a", "a")
+	w.wait(9, 0)
+	for w.d.hungry() && !w.d.end {
+		if err := w.d.read(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.d.serve(w.now); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "in flight", w.d.flying, 2)
+	want(t, "floor", w.state().Floor, 0)
+	w.commit()
+	want(t, "in flight", w.d.flying, 0)
+	want(t, "floor", w.state().Floor, 2)
+	want(t, "the rest", w.fetch(9), "3/1 ")
+	w.fail()
+	want(t, "all is done", w.fetch(9), "")
+}
+
+// A filter that selects nothing still lets the cursor follow.
+func TestCursorFollowsWhatIsNotSelected(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{Query: &api.Query{Items: []api.QueryItem{{Types: []string{"X"}}}}})
+	w.append("a", "a", "a")
+	w.wait(1, time.Minute)
+	w.turn()
+	want(t, "floor", w.state().Floor, 0)
+	w.pass(lazyAfter)
+	want(t, "floor", w.state().Floor, 3)
+	w.fail()
+	if !w.d.idle() {
+		t.Error("a new delivery is not idle")
+	}
+}
+
+func TestFailAnswersEverybody(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{})
+	w.append("a", "a")
+	w.fetch(2)
+	fetching := w.wait(1, time.Minute)
+	var refused []error
+	for position := range uint64(2) {
+		if err := w.d.ack(&api.SubscriptionAckRequest{Positions: []uint64{position + 1}}, func(_ int, _ uint64, err *api.Error) { refused = append(refused, err) }); err != nil {
+			t.Fatal(err)
+		}
+		if position == 0 && w.d.next() == nil {
+			t.Fatal("there is nothing to commit")
+		}
+	}
+	w.d.fail(api.ErrNotLeader)
+	want(t, "the fetch", *fetching, "not_leader")
+	if len(refused) != 2 || !errors.Is(refused[0], api.ErrNotLeader) {
+		t.Errorf("the acks: %v", refused)
+	}
+}
+
+// TestDeliveryModel does random things to a subscription and holds what is delivered against what must hold whatever happens.
+func TestDeliveryModel(t *testing.T) {
+	dir, runs := t.TempDir(), 0
+	rapid.Check(t, func(rt *rapid.T) {
+		runs++
+		w := openWorld(t, filepath.Join(dir, fmt.Sprint(runs)))
+		w.t = rt
+		defer w.machine.Close()
+		config := api.SubscriptionConfig{
+			MaxInFlight: rapid.IntRange(1, 6).Draw(rt, "in flight"), MaxAttempts: rapid.SampledFrom([]int{-1, 1, 3}).Draw(rt, "attempts"), AckWaitMS: 1000,
+			Ordered: rapid.Bool().Draw(rt, "ordered"),
+		}
+		if rapid.Bool().Draw(rt, "filter") {
+			config.Query = &api.Query{Items: []api.QueryItem{{StreamPrefixes: []string{"a", "b"}}}}
+		}
+		w.subscribe(config)
+		m := &deliveryModel{world: w, config: config, flying: map[uint64]time.Time{}, done: map[uint64]bool{}, stream: map[uint64]string{}}
+		for range rapid.IntRange(5, 60).Draw(rt, "steps") {
+			m.step(rt)
+			m.check(rt)
+		}
+		for range 200 { // drain
+			m.fetch(rt, 10)
+			for position := range m.flying {
+				m.ack(position)
+			}
+			m.pass(time.Second)
+		}
+		m.pass(lazyAfter)
+		m.check(rt)
+		for position, stream := range m.stream {
+			if m.selected(stream) && !m.done[position] && !m.parked[position] {
+				rt.Fatalf("event %d was never done", position)
+			}
+		}
+		if floor := w.state().Floor; floor != uint64(w.events) {
+			rt.Fatalf("at the end the floor is %d of %d", floor, w.events)
+		}
+	})
+}
+
+// deliveryModel is what the consumers know.
+type deliveryModel struct {
+	*world
+	config api.SubscriptionConfig
+	stream map[uint64]string
+	flying map[uint64]time.Time // until when; of this leader
+	done   map[uint64]bool      // acknowledged
+	parked map[uint64]bool
+	floor  uint64
+}
+
+func (m *deliveryModel) selected(stream string) bool {
+	return m.config.Query == nil || m.config.Query.Matches("T", nil, stream)
+}
+
+func (m *deliveryModel) step(t *rapid.T) {
+	switch rapid.SampledFrom([]string{"append", "append", "fetch", "fetch", "ack", "ack", "nack", "pass", "fail", "replay", "late"}).Draw(t, "step") {
+	case "append":
+		stream := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "stream")
+		m.append(stream)
+		m.stream[uint64(m.events)] = stream
+	case "fetch":
+		m.fetch(t, rapid.IntRange(1, 5).Draw(t, "limit"))
+	case "ack":
+		if position := m.draw(t); position > 0 {
+			m.ack(position)
+		}
+	case "nack":
+		if position := m.draw(t); position > 0 {
+			m.nack(api.SubscriptionNackRequest{Positions: []uint64{position}, DelayMS: rapid.SampledFrom([]int{0, 300}).Draw(t, "delay"), Park: rapid.Bool().Draw(t, "park")})
+			delete(m.flying, position)
+		}
+	case "late": // of any event that was ever there: an earlier leader may have delivered it
+		if m.events > 0 {
+			m.ack(rapid.Uint64Range(1, uint64(m.events)).Draw(t, "position"))
+		}
+	case "pass":
+		m.pass(time.Duration(rapid.SampledFrom([]int{100, 500, 1000, 5000}).Draw(t, "ms")) * time.Millisecond)
+	case "fail":
+		m.fail()
+		clear(m.flying)
+	case "replay":
+		m.replay()
+		m.turn()
+	}
+}
+
+// draw chooses one of the events in flight.
+func (m *deliveryModel) draw(t *rapid.T) uint64 {
+	var list []uint64
+	for position := range m.flying {
+		list = append(list, position)
+	}
+	if len(list) == 0 {
+		return 0
+	}
+	slices.Sort(list)
+	return rapid.SampledFrom(list).Draw(t, "position")
+}
+
+func (m *deliveryModel) ack(position uint64) {
+	n := m.world.ack(position)
+	if n < 0 {
+		m.t.Fatalf("the ack of %d was not answered", position)
+	}
+	if _, flies := m.flying[position]; flies && n != 1 {
+		m.t.Fatalf("the ack of %d, which is in flight, did nothing", position)
+	}
+	if n == 1 {
+		if m.done[position] {
+			m.t.Fatalf("event %d was acknowledged twice", position)
+		}
+		m.done[position] = true
+	}
+	delete(m.flying, position)
+}
+
+func (m *deliveryModel) pass(d time.Duration) {
+	m.world.pass(d)
+	for position, until := range m.flying {
+		if !until.After(m.now) {
+			delete(m.flying, position)
+		}
+	}
+}
+
+func (m *deliveryModel) fetch(t *rapid.T, limit int) {
+	m.look()
+	m.d.fetch(&fetch{limit: limit, until: m.now, done: func(events []api.DeliveredEvent, _ uint64, err *api.Error) {
+		if err != nil || len(events) > limit {
+			t.Fatalf("a fetch of %d: %d events, %v", limit, len(events), err)
+		}
+		for _, e := range events {
+			_, flies := m.flying[e.Position]
+			switch {
+			case m.done[e.Position]:
+				t.Fatalf("event %d is delivered again: it was acknowledged", e.Position)
+			case m.parked[e.Position]:
+				t.Fatalf("event %d is delivered again: it is parked", e.Position)
+			case flies:
+				t.Fatalf("event %d is in flight twice", e.Position)
+			case !m.selected(e.Stream):
+				t.Fatalf("event %d is not selected", e.Position)
+			case m.config.MaxAttempts > 0 && e.Attempt > m.config.MaxAttempts:
+				t.Fatalf("event %d is delivered for the %dth time", e.Position, e.Attempt)
+			}
+			if m.config.Ordered {
+				m.inOrder(t, e.Position)
+			}
+			m.flying[e.Position] = m.now.Add(time.Second)
+			if len(m.flying) > m.config.MaxInFlight {
+				t.Fatalf("%d are in flight", len(m.flying))
+			}
+		}
+	}})
+	m.turn()
+}
+
+// inOrder wants everything before the event in its stream to be done or parked, and nothing of it to be in flight.
+func (m *deliveryModel) inOrder(t *rapid.T, position uint64) {
+	for other, stream := range m.stream {
+		if stream != m.stream[position] {
+			continue
+		}
+		if _, flies := m.flying[other]; flies || other < position && !m.done[other] && !m.parked[other] {
+			t.Fatalf("event %d is delivered while event %d of the same stream is not done", position, other)
+		}
+	}
+}
+
+// look takes over what was parked.
+func (m *deliveryModel) look() {
+	list, _, _, err := m.machine.Parked("sub", 0, 1000)
+	if err != nil {
+		m.t.Fatalf("%v", err)
+	}
+	m.parked = map[uint64]bool{}
+	for _, p := range list {
+		m.parked[p.Position] = true
+	}
+}
+
+// check holds the replicated state against what the consumers know.
+func (m *deliveryModel) check(t *rapid.T) {
+	m.look()
+	s := m.state()
+	if s.Floor < m.floor {
+		t.Fatalf("the floor went back from %d to %d", m.floor, s.Floor)
+	}
+	m.floor = s.Floor
+	for position := uint64(1); position <= s.Floor; position++ {
+		if m.selected(m.stream[position]) && !m.done[position] && !m.parked[position] && !slices.Contains(s.Again, position) {
+			t.Fatalf("the floor is %d and event %d is not done", s.Floor, position)
+		}
+	}
+	acked := uint64(len(m.done))
+	if s.Acked != acked {
+		t.Fatalf("%d events were acknowledged, the state says %d", acked, s.Acked)
+	}
+	if int(s.Parked) != len(m.parked) {
+		t.Fatalf("%d are parked, the state says %d", len(m.parked), s.Parked)
+	}
+	if m.d.flying != len(m.flying) {
+		t.Fatalf("%d are in flight, the delivery says %d", len(m.flying), m.d.flying)
+	}
+}
