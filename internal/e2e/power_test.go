@@ -49,8 +49,14 @@ func powerCut(t *testing.T, disks []*testcluster.Disk, nodes []*testcluster.Node
 
 // TestPowerLoss cuts the power of all three nodes at once, under load, again and again, and each time just after a store was created: whatever was acknowledged is
 // on their disks.
-func TestPowerLoss(t *testing.T) {
+func TestPowerLoss(t *testing.T) { losePower(t, testcluster.Binary(t)) }
+
+// TestPowerLossSmall does the same to nodes whose log rolls and whose snapshots are taken all the time.
+func TestPowerLossSmall(t *testing.T) { losePower(t, testcluster.Small(t)) }
+
+func losePower(t *testing.T, binary string) {
 	disks, c := onDisks(t)
+	c.Use(binary)
 	for _, n := range c.Nodes {
 		n.Start()
 	}
