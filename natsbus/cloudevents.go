@@ -25,8 +25,10 @@ func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
 		return nil, err
 	}
 	mediaType := h["content-type"]
-	if t, _, merr := mime.ParseMediaType(mediaType); merr == nil {
-		mediaType = t
+	if mediaType != "" {
+		if t, _, merr := mime.ParseMediaType(mediaType); merr == nil {
+			mediaType = t
+		}
 	}
 	a := &stores.Append{Stream: stream, Expected: api.ExpectAny}
 	if expected != nil {
@@ -145,7 +147,7 @@ func setBody(e *api.NewEvent, mediaType string, body []byte) {
 	isJSON := mediaType == "" || mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 	switch {
 	case len(body) == 0:
-	case isJSON && json.Valid(body) && utf8.Valid(body):
+	case isJSON && api.ValidJSON(body) && utf8.Valid(body):
 		e.Data = body
 	default:
 		e.DataBase64 = body
