@@ -38,7 +38,15 @@ func marshalAny(v any) ([]byte, error) {
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
 
+// unmarshal may keep slices of the payload in v.
 func unmarshal(payload []byte, v any) *Error {
+	if d, ok := v.(decoder); ok && d.decode(payload) {
+		return nil
+	}
+	return unmarshalAny(payload, v)
+}
+
+func unmarshalAny(payload []byte, v any) *Error {
 	trimmed := bytes.TrimSpace(payload)
 	if len(trimmed) == 0 {
 		return nil
