@@ -9,14 +9,20 @@ import (
 )
 
 func marshal(v any) ([]byte, error) {
-	switch page := v.(type) {
+	switch r := v.(type) {
+	case *AppendResponse:
+		if r != nil {
+			if raw, ok := r.encode(); ok {
+				return raw, nil
+			}
+		}
 	case *ReadResponse:
-		if page != nil {
-			return appendPage(page)
+		if r != nil {
+			return appendPage(r)
 		}
 	case *SubscriptionFetchResponse:
-		if page != nil {
-			return appendFetch(page)
+		if r != nil {
+			return appendFetch(r)
 		}
 	}
 	return marshalAny(v)
@@ -32,7 +38,15 @@ func marshalAny(v any) ([]byte, error) {
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
 
+// unmarshal may keep slices of the payload in v.
 func unmarshal(payload []byte, v any) *Error {
+	if d, ok := v.(decoder); ok && d.decode(payload) {
+		return nil
+	}
+	return unmarshalAny(payload, v)
+}
+
+func unmarshalAny(payload []byte, v any) *Error {
 	trimmed := bytes.TrimSpace(payload)
 	if len(trimmed) == 0 {
 		return nil

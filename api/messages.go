@@ -345,5 +345,5 @@ type MemberEvent struct {
 func Marshal(v any) ([]byte, error) { return marshal(v) }
 
 // Unmarshal decodes one JSON object strictly: an empty payload equals {}, unknown fields, wrong types and trailing text are refused with a
-// sentence that names them.
+// sentence that names them. v may hold on to slices of the payload.
 func Unmarshal(payload []byte, v any) *Error { return unmarshal(payload, v) }

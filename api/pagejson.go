@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"time"
 	"unicode/utf8"
 )
@@ -29,7 +30,7 @@ func appendFetch(r *SubscriptionFetchResponse) ([]byte, error) {
 	at := 0
 	return spliceEvents(&rest, len(r.Events), func(i int) *Event { at = i; return &r.Events[i].Event }, func(b []byte, e *Event) []byte {
 		b = appendEvent(b, e)
-		return append(appendUint(append(b[:len(b)-1], `,"attempt":`...), uint64(r.Events[at].Attempt)), '}')
+		return append(strconv.AppendInt(append(b[:len(b)-1], `,"attempt":`...), int64(r.Events[at].Attempt), 10), '}')
 	})
 }
 
@@ -56,9 +57,9 @@ func spliceEvents(rest any, n int, event func(i int) *Event, write func([]byte, 
 }
 
 func appendEvent(b []byte, e *Event) []byte {
-	b = appendUint(append(b, `{"position":`...), e.Position)
+	b = strconv.AppendUint(append(b, `{"position":`...), e.Position, 10)
 	b = appendText(append(b, `,"stream":`...), e.Stream)
-	b = appendUint(append(b, `,"version":`...), e.Version)
+	b = strconv.AppendUint(append(b, `,"version":`...), e.Version, 10)
 	b = appendText(append(b, `,"id":`...), e.ID)
 	b = appendText(append(b, `,"type":`...), e.Type)
 	b = append(e.Time.AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano), '"')
@@ -81,18 +82,6 @@ func appendEvent(b []byte, e *Event) []byte {
 	return append(b, '}')
 }
 
-func appendUint(b []byte, v uint64) []byte {
-	var digits [20]byte
-	i := len(digits)
-	for {
-		i--
-		digits[i] = byte('0' + v%10)
-		if v /= 10; v == 0 {
-			return append(b, digits[i:]...)
-		}
-	}
-}
-
 // appendText writes s as a JSON string. Most texts need no escapes; the others go the slow way.
 func appendText(b []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
@@ -110,7 +99,7 @@ func UnmarshalReply(data []byte, v any) error {
 	case *ReadResponse:
 		var rest ReadResponse
 		var events []Event
-		ok := readPage(data, &rest, func(s *scanner) (ok bool) { events, ok = readEvents(s, (*scanner).readEvent); return ok })
+		ok := readPage(data, &rest, func(s *pageScanner) (ok bool) { events, ok = readEvents(s, (*pageScanner).readEvent); return ok })
 		if ok && rest.Events == nil {
 			*page = rest
 			page.Events = events
@@ -119,7 +108,7 @@ func UnmarshalReply(data []byte, v any) error {
 	case *SubscriptionFetchResponse:
 		var rest SubscriptionFetchResponse
 		var events []DeliveredEvent
-		ok := readPage(data, &rest, func(s *scanner) (ok bool) { events, ok = readEvents(s, (*scanner).readDelivered); return ok })
+		ok := readPage(data, &rest, func(s *pageScanner) (ok bool) { events, ok = readEvents(s, (*pageScanner).readDelivered); return ok })
 		if ok && rest.Events == nil {
 			*page = rest
 			page.Events = events
@@ -130,8 +119,8 @@ func UnmarshalReply(data []byte, v any) error {
 }
 
 // readPage decodes a page as it is written here: its events by the function, the rest into rest by encoding/json. It reports false when anything is otherwise.
-func readPage(data []byte, rest any, events func(*scanner) bool) bool {
-	s := scanner{data: data}
+func readPage(data []byte, rest any, events func(*pageScanner) bool) bool {
+	s := pageScanner{data: data}
 	others := append(make([]byte, 0, 256), '{') // the members but the events
 	if !s.take('{') {
 		return false
@@ -164,13 +153,13 @@ func readPage(data []byte, rest any, events func(*scanner) bool) bool {
 	return found && s.at == len(data) && json.Unmarshal(append(others, '}'), rest) == nil
 }
 
-// scanner walks through JSON without white space between tokens. Each method reports whether it found what it is for; if not, the decoding is left to encoding/json.
-type scanner struct {
+// pageScanner walks through JSON without white space between tokens. Each method reports whether it found what it is for; if not, the decoding is left to encoding/json.
+type pageScanner struct {
 	data []byte
 	at   int
 }
 
-func (s *scanner) take(c byte) bool {
+func (s *pageScanner) take(c byte) bool {
 	if s.at < len(s.data) && s.data[s.at] == c {
 		s.at++
 		return true
@@ -179,7 +168,7 @@ func (s *scanner) take(c byte) bool {
 }
 
 // readEvents reads an array of events with read, which gets the event before too.
-func readEvents[E any](s *scanner, read func(s *scanner, e, before *E) bool) ([]E, bool) {
+func readEvents[E any](s *pageScanner, read func(s *pageScanner, e, before *E) bool) ([]E, bool) {
 	if !s.take('[') {
 		return nil, false
 	}
@@ -208,14 +197,14 @@ func readEvents[E any](s *scanner, read func(s *scanner, e, before *E) bool) ([]
 	}
 }
 
-func (s *scanner) readEvent(e, before *Event) bool { return s.event(e, before, nil) }
+func (s *pageScanner) readEvent(e, before *Event) bool { return s.event(e, before, nil) }
 
-func (s *scanner) readDelivered(e, before *DeliveredEvent) bool {
+func (s *pageScanner) readDelivered(e, before *DeliveredEvent) bool {
 	return s.event(&e.Event, &before.Event, &e.Attempt)
 }
 
 // event decodes one event. Its texts are shared with those of the event before, where they are the same. attempt is nil when the event has none.
-func (s *scanner) event(e, before *Event, attempt *int) bool {
+func (s *pageScanner) event(e, before *Event, attempt *int) bool {
 	if !s.take('{') {
 		return false
 	}
@@ -278,7 +267,7 @@ func (s *scanner) event(e, before *Event, attempt *int) bool {
 }
 
 // plain reads a string without escapes and returns what is between the quotes.
-func (s *scanner) plain() ([]byte, bool) {
+func (s *pageScanner) plain() ([]byte, bool) {
 	if !s.take('"') {
 		return nil, false
 	}
@@ -298,7 +287,7 @@ func (s *scanner) plain() ([]byte, bool) {
 	return nil, false
 }
 
-func (s *scanner) text(into *string, before string) bool {
+func (s *pageScanner) text(into *string, before string) bool {
 	start := s.at
 	text, ok := s.plain()
 	switch {
@@ -313,7 +302,7 @@ func (s *scanner) text(into *string, before string) bool {
 	return true
 }
 
-func (s *scanner) texts(into *[]string, before []string) bool {
+func (s *pageScanner) texts(into *[]string, before []string) bool {
 	if !s.take('[') {
 		return false
 	}
@@ -334,7 +323,7 @@ func (s *scanner) texts(into *[]string, before []string) bool {
 	return true
 }
 
-func (s *scanner) number(into *uint64) bool {
+func (s *pageScanner) number(into *uint64) bool {
 	start := s.at
 	var v uint64
 	for ; s.at < len(s.data) && s.data[s.at] >= '0' && s.data[s.at] <= '9'; s.at++ {
@@ -346,7 +335,7 @@ func (s *scanner) number(into *uint64) bool {
 }
 
 // raw copies a value as it is: an event does not keep its page in memory.
-func (s *scanner) raw(into *json.RawMessage) bool {
+func (s *pageScanner) raw(into *json.RawMessage) bool {
 	start := s.at
 	if !s.skip() {
 		return false
@@ -356,7 +345,7 @@ func (s *scanner) raw(into *json.RawMessage) bool {
 }
 
 // skip walks over one value. It finds where a value ends that is valid, and does not prove that it is.
-func (s *scanner) skip() bool {
+func (s *pageScanner) skip() bool {
 	start, depth := s.at, 0
 	for s.at < len(s.data) {
 		switch s.data[s.at] {
@@ -388,7 +377,7 @@ func (s *scanner) skip() bool {
 	return false
 }
 
-func (s *scanner) skipText() bool {
+func (s *pageScanner) skipText() bool {
 	for s.at++; ; {
 		i := bytes.IndexByte(s.data[s.at:], '"')
 		if i < 0 {

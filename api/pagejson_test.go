@@ -27,7 +27,7 @@ func somePage() *ReadResponse {
 // byHand reports whether a page is read without encoding/json, and reads it.
 func byHand(data []byte, page *ReadResponse) bool {
 	var rest ReadResponse
-	ok := readPage(data, &rest, func(s *scanner) bool { _, ok := readEvents(s, (*scanner).readEvent); return ok })
+	ok := readPage(data, &rest, func(s *pageScanner) bool { _, ok := readEvents(s, (*pageScanner).readEvent); return ok })
 	return ok && UnmarshalReply(data, page) == nil
 }
 

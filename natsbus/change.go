@@ -10,6 +10,7 @@ import (
 // change is a write that is not an append. It is the same whichever leader carries it out, and once or twice makes no difference.
 type change struct {
 	raw   []byte
+	crowd bool // see counts
 	start func(done stores.Done) *api.Error
 }
 

@@ -174,7 +174,7 @@ func isStructured(payload []byte) bool {
 func setBody(e *api.NewEvent, mediaType string, body []byte) {
 	switch {
 	case len(body) == 0:
-	case isJSON(mediaType) && json.Valid(body) && utf8.Valid(body):
+	case isJSON(mediaType) && api.ValidJSON(body) && utf8.Valid(body):
 		e.Data = body
 	default:
 		e.DataBase64 = body
@@ -188,6 +188,9 @@ func keepsType(e *api.NewEvent, contentType string) bool {
 
 // mediaTypeOf returns a content type without its parameters.
 func mediaTypeOf(contentType string) string {
+	if contentType == "" {
+		return ""
+	}
 	if t, _, err := mime.ParseMediaType(contentType); err == nil {
 		return t
 	}

@@ -47,7 +47,7 @@ func newPushAck(r *request, s *stores.Store) (write, *api.Error) {
 	if err := api.CheckSubscriptionName(name); err != nil {
 		return nil, err
 	}
-	w := &change{raw: r.message.Data()}
+	w := &change{raw: r.message.Data(), crowd: true}
 	nack := api.SubscriptionNackRequest{Positions: []uint64{position}}
 	switch body := bytes.TrimSpace(w.raw); {
 	case bytes.HasPrefix(body, []byte(wordNak)):

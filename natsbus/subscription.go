@@ -22,7 +22,7 @@ func newSubscriptionChange(r *request, s *stores.Store) (write, *api.Error) {
 	if err := api.CheckSubscriptionName(name); err != nil {
 		return nil, err
 	}
-	w := &change{raw: raw}
+	w := &change{raw: raw, crowd: verb == "ack" || verb == "nack"}
 	var err *api.Error
 	switch verb {
 	case "create":
@@ -81,8 +81,14 @@ func (w *fetchWrite) payload() ([]byte, error) {
 
 func (w *fetchWrite) repeatable() bool { return true }
 
-// lasts reports whether the write may wait at the leader, for something else than the leader's work.
-func lasts(w write) bool {
-	_, is := w.(*fetchWrite)
-	return is
+// counts reports whether the write counts among those under way at the leader, whose number is bounded. Fetches wait for something else than the leader's work, and
+// acknowledgements come in crowds, as many as there are events in flight; the subscription itself bounds both.
+func counts(w write) bool {
+	switch w := w.(type) {
+	case *fetchWrite:
+		return false
+	case *change:
+		return !w.crowd
+	}
+	return true
 }

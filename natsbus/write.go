@@ -92,9 +92,9 @@ func (b *Bus) begin(p *post, r *request, w write) {
 		b.spawn(r, func() { b.standIn(p, r, w) })
 		return
 	}
-	weight := int64(1)
-	if lasts(w) {
-		weight = 0
+	weight := int64(0)
+	if counts(w) {
+		weight = 1
 	}
 	if p.inflight.Add(weight) > maxInflight && weight > 0 {
 		p.inflight.Add(-weight)

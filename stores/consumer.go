@@ -41,7 +41,8 @@ type consumer struct {
 	ctx  context.Context // done when the term is over
 	kick chan struct{}
 
-	inFlight, waiting atomic.Int64
+	inFlight, waiting atomic.Int64 // for those who ask
+	acks              atomic.Int64 // acknowledgements that are not answered
 
 	mu    sync.Mutex // guards what follows
 	inbox []message
@@ -58,6 +59,7 @@ const (
 	consumerIdle   = 10 * time.Second // a subscription that nobody uses has no goroutine after so long
 	confirmTimeout = 2 * time.Second
 	maxWaiting     = 4096                   // fetches that wait at one subscription
+	maxAcks        = 1 << 16                // acknowledgements that are not answered
 	interestEvery  = 250 * time.Millisecond // between looks whether somebody listens where there is something to push
 )
 

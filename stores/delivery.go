@@ -2,7 +2,6 @@ package stores
 
 import (
 	"cmp"
-	"container/heap"
 	"slices"
 	"time"
 
@@ -47,36 +46,6 @@ type delivery struct {
 type source interface {
 	// page reads what the query selects behind the position: up to limit events. next is how far it looked.
 	page(after uint64, limit int, q *api.Query) (fsm.AllPage, error)
-}
-
-// item is a selected event that is not done.
-type item struct {
-	position uint64
-	stream   string
-	tries    int // deliveries in vain
-	state    itemState
-	at       time.Time // end of the flight or of the delay
-	event    *api.Event
-	size     int
-	index    [2]int // places in ready and timers, from 1; 0: not there
-	reason   string // of one that is to be parked
-	counts   bool   // with AckNone: it counts as in flight until the change is committed
-}
-
-type itemState byte
-
-const (
-	itemWaits   itemState = iota // to be delivered
-	itemFlies                    // a consumer has it
-	itemDelayed                  // to be delivered later
-	itemSettles                  // a change that says it is done is on its way
-	itemDone
-)
-
-// lane is the items of one stream, in position order: the first is delivered while no other is in flight.
-type lane struct {
-	items  []*item
-	flying int
 }
 
 // fetch is a consumer that waits for events.
@@ -460,131 +429,6 @@ func (d *delivery) wake() (at time.Time) {
 	return at
 }
 
-// ack acknowledges events: those in flight, those that were and have to be delivered again, and those that this leader has not come to yet, which an earlier one
-// delivered. done is called when that is committed.
-func (d *delivery) ack(r *api.SubscriptionAckRequest, done func(n int, cursor uint64, err *api.Error)) error {
-	n := 0
-	for _, position := range r.Positions {
-		it := d.items[position]
-		switch {
-		case it != nil && it.state != itemSettles:
-			d.settle(it)
-			n++
-		case it == nil && position > d.scanned && !d.skip[position] && len(d.skip) < lookAhead:
-			e, err := d.one(position, d.cfg.Query)
-			if err != nil {
-				return err
-			}
-			if e != nil {
-				d.skip[position] = true
-				delete(d.attempts, position)
-				d.pending.acked = append(d.pending.acked, position)
-				n++
-			}
-		}
-	}
-	if r.UpTo > 0 {
-		for _, it := range d.inFlight(r.UpTo) {
-			d.settle(it)
-			n++
-		}
-	}
-	d.await(func(cursor uint64, err *api.Error) { done(n, cursor, err) })
-	return nil
-}
-
-// inFlight returns the items in flight up to the position.
-func (d *delivery) inFlight(upTo uint64) []*item {
-	var list []*item
-	for _, it := range d.timers.items {
-		if it.state == itemFlies && it.position <= upTo {
-			list = append(list, it)
-		}
-	}
-	return list
-}
-
-// nack ends flights in vain. done is called when that is committed.
-func (d *delivery) nack(now time.Time, r *api.SubscriptionNackRequest, done func(n int, cursor uint64, err *api.Error)) {
-	n := 0
-	for _, position := range r.Positions {
-		if it := d.items[position]; it != nil && it.state == itemFlies {
-			d.failed(it, now, time.Duration(r.DelayMS)*time.Millisecond, r.Park, r.Reason)
-			n++
-		}
-	}
-	d.await(func(cursor uint64, err *api.Error) { done(n, cursor, err) })
-}
-
-// await calls fn when all that was said until now is committed.
-func (d *delivery) await(fn func(cursor uint64, err *api.Error)) {
-	d.pending.waits = append(d.pending.waits, fn)
-}
-
-// next returns the change to write now, if there is one. Until committed is called there is no other.
-func (d *delivery) next() *fsm.SubscriptionProgress {
-	if d.underway != nil {
-		return nil
-	}
-	c := &d.pending
-	if len(c.acked)+len(c.parked) == 0 && len(d.tried) == 0 && !c.lazy {
-		for _, fn := range c.waits { // nothing to write, and all before is committed
-			fn(d.floor, nil)
-		}
-		c.waits = nil
-		return nil
-	}
-	if len(c.acked)+len(c.parked)+len(c.waits) == 0 && !c.lazy { // attempts that nobody waits for
-		return nil
-	}
-	p := &fsm.SubscriptionProgress{Name: d.name, ID: d.id, Floor: d.scanned, Acked: c.acked}
-	if i := slices.IndexFunc(d.order, func(it *item) bool { return it.state != itemSettles && it.state != itemDone }); i >= 0 {
-		p.Floor = d.order[i].position - 1
-	}
-	slices.Sort(p.Acked)
-	for position, n := range d.tried {
-		p.Attempts = append(p.Attempts, fsm.Attempt{Position: position, N: n})
-	}
-	slices.SortFunc(p.Attempts, func(a, b fsm.Attempt) int { return cmp.Compare(a.Position, b.Position) })
-	for _, it := range c.parked {
-		p.Parked = append(p.Parked, fsm.Park{Attempt: fsm.Attempt{Position: it.position, N: it.tries}, Reason: it.reason})
-	}
-	slices.SortFunc(p.Parked, func(a, b fsm.Park) int { return cmp.Compare(a.Position, b.Position) })
-	taken := *c
-	d.underway, d.pending, d.lazyAt = &taken, change{}, time.Time{}
-	clear(d.tried)
-	return p
-}
-
-// committed says that the change is, and where the floor is now.
-func (d *delivery) committed(floor uint64) {
-	c := d.underway
-	d.underway, d.floor = nil, floor
-	for _, it := range c.items {
-		it.state = itemDone
-		delete(d.items, it.position)
-		if it.counts {
-			d.flying--
-		}
-		if l := d.lanes[it.stream]; d.cfg.Ordered && l != nil {
-			l.items = slices.DeleteFunc(l.items, func(other *item) bool { return other == it })
-			if len(l.items) == 0 {
-				delete(d.lanes, it.stream)
-			} else {
-				d.offer(it.stream, l.items[0])
-			}
-		}
-	}
-	n := 0
-	for n < len(d.order) && d.order[n].state == itemDone {
-		n++
-	}
-	d.order = slices.Delete(d.order, 0, n)
-	for _, fn := range c.waits {
-		fn(floor, nil)
-	}
-}
-
 // fail answers everybody who waits with the error. Nothing may be called afterwards.
 func (d *delivery) fail(err *api.Error) {
 	for _, f := range d.fetches {
@@ -603,42 +447,4 @@ func (d *delivery) fail(err *api.Error) {
 // idle reports whether nothing would be lost with the delivery.
 func (d *delivery) idle() bool {
 	return len(d.fetches) == 0 && d.flying == 0 && d.timers.Len() == 0 && d.underway == nil && len(d.pending.items)+len(d.pending.acked)+len(d.pending.waits)+len(d.tried) == 0 && d.lazyAt.IsZero()
-}
-
-// itemHeap is a heap of items, each of which knows its place.
-type itemHeap struct {
-	items []*item
-	slot  int // of item.index
-	less  func(a, b *item) bool
-}
-
-func (h *itemHeap) Len() int           { return len(h.items) }
-func (h *itemHeap) Less(i, j int) bool { return h.less(h.items[i], h.items[j]) }
-func (h *itemHeap) Swap(i, j int) {
-	h.items[i], h.items[j] = h.items[j], h.items[i]
-	h.items[i].index[h.slot], h.items[j].index[h.slot] = i+1, j+1
-}
-func (h *itemHeap) Push(v any) {
-	it := v.(*item)
-	h.items = append(h.items, it)
-	it.index[h.slot] = len(h.items)
-}
-func (h *itemHeap) Pop() any {
-	it := h.items[len(h.items)-1]
-	h.items[len(h.items)-1] = nil
-	h.items = h.items[:len(h.items)-1]
-	it.index[h.slot] = 0
-	return it
-}
-
-func (h *itemHeap) add(it *item) {
-	if it.index[h.slot] == 0 {
-		heap.Push(h, it)
-	}
-}
-
-func (h *itemHeap) remove(it *item) {
-	if i := it.index[h.slot]; i > 0 {
-		heap.Remove(h, i-1)
-	}
 }

@@ -1,9 +1,7 @@
 package stores
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -226,19 +224,6 @@ func (a *Append) checkStream(i int) *api.Error {
 	return nil
 }
 
-// compact drops white space between JSON tokens, and nothing else. An append that is forwarded is encoded anew, without it; a retry must be the same
-// bytes whichever way it came.
-func compact(raw json.RawMessage) []byte {
-	if raw == nil {
-		return nil
-	}
-	var b bytes.Buffer
-	if json.Compact(&b, raw) != nil {
-		return raw
-	}
-	return b.Bytes()
-}
-
 // StampIDs gives every event without an id one, so that the append is the same wherever and however often it is tried.
 func StampIDs(a *Append) {
 	for i := range a.Events {
@@ -333,10 +318,10 @@ func (s *Store) command(a *Append) fsm.Append {
 	for i := range a.Events {
 		e := &a.Events[i]
 		cmd.Events[i] = fsm.EventRecord{
-			ID: e.ID, Type: e.Type, Data: e.DataBase64, Metadata: compact(e.Metadata), Tags: e.Tags,
+			ID: e.ID, Type: e.Type, Data: e.DataBase64, Metadata: api.CompactJSON(e.Metadata), Tags: e.Tags,
 		}
-		if e.Data != nil {
-			cmd.Events[i].Data, cmd.Events[i].JSON = compact(e.Data), true
+		if e.Data != nil { // compact, since an append that is forwarded is encoded anew: a retry must be the same bytes whichever way it came
+			cmd.Events[i].Data, cmd.Events[i].JSON = api.CompactJSON(e.Data), true
 		}
 	}
 	return cmd

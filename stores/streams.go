@@ -33,7 +33,7 @@ func (s *Store) PutStreamMetadata(stream string, r api.StreamMetadataRequest, do
 		return err
 	}
 	return s.changeStream(&fsm.StreamChange{
-		Op: fsm.StreamMetadata, Stream: stream, Expected: orAny(r.ExpectedVersion), MaxAge: r.MaxAge, MaxCount: r.MaxCount, Custom: compact(r.Custom),
+		Op: fsm.StreamMetadata, Stream: stream, Expected: orAny(r.ExpectedVersion), MaxAge: r.MaxAge, MaxCount: r.MaxCount, Custom: api.CompactJSON(r.Custom),
 	}, done)
 }
 

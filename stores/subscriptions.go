@@ -133,8 +133,20 @@ func (s *Store) ExtendSubscription(name string, position uint64, done Done) *api
 	})
 }
 
-func (s *Store) tellAck(name string, done Done, do func(d *delivery, now time.Time, done func(n int, cursor uint64, err *api.Error)) error) *api.Error {
-	return s.subscriptions.tell(name, message{
+func (s *Store) tellAck(name string, answer Done, do func(d *delivery, now time.Time, done func(n int, cursor uint64, err *api.Error)) error) *api.Error {
+	done, refused := answer, func() {}
+	if c, _ := s.subscriptions.find(name); c != nil {
+		if c.acks.Add(1) > maxAcks {
+			c.acks.Add(-1)
+			return api.ErrOverloaded.With("%d acknowledgements are not written yet at subscription %s; slow down and retry", maxAcks, name)
+		}
+		done = func(reply any, err *api.Error) {
+			c.acks.Add(-1)
+			answer(reply, err)
+		}
+		refused = func() { c.acks.Add(-1) }
+	}
+	err := s.subscriptions.tell(name, message{
 		do: func(d *delivery, now time.Time) *api.Error {
 			err := do(d, now, func(n int, cursor uint64, err *api.Error) {
 				if err != nil {
@@ -150,6 +162,10 @@ func (s *Store) tellAck(name string, done Done, do func(d *delivery, now time.Ti
 		},
 		fail: func(err *api.Error) { done(nil, err) },
 	})
+	if err != nil {
+		refused()
+	}
+	return err
 }
 
 func (s *Store) ackResponse(name string, n int, cursor uint64) *api.SubscriptionAckResponse {

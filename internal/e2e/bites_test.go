@@ -16,7 +16,7 @@ func TestStaleReadsBite(t *testing.T) {
 	soak(t)
 	t.Setenv("TMPDIR", t.TempDir()) // for the judge's pictures
 	c := testcluster.New(t, 3)
-	c.Use(testcluster.BinaryWith(t, "raftnode/readindex.go", "err := g.confirm(ctx, view)", "err := error(nil)"))
+	c.Use(testcluster.BinaryWith(t, testcluster.Edit{File: "raftnode/readindex.go", Old: "err := g.confirm(ctx, view)", New: "err := error(nil)"}))
 	for _, n := range c.Nodes {
 		n.Start()
 	}

@@ -49,8 +49,14 @@ func powerCut(t *testing.T, disks []*testcluster.Disk, nodes []*testcluster.Node
 
 // TestPowerLoss cuts the power of all three nodes at once, under load, again and again, and each time just after a store was created: whatever was acknowledged is
 // on their disks.
-func TestPowerLoss(t *testing.T) {
+func TestPowerLoss(t *testing.T) { losePower(t, testcluster.Binary(t)) }
+
+// TestPowerLossSmall does the same to nodes whose log rolls and whose snapshots are taken all the time.
+func TestPowerLossSmall(t *testing.T) { losePower(t, testcluster.Small(t)) }
+
+func losePower(t *testing.T, binary string) {
 	disks, c := onDisks(t)
+	c.Use(binary)
 	for _, n := range c.Nodes {
 		n.Start()
 	}
@@ -114,7 +120,7 @@ func TestPowerLossBites(t *testing.T) {
 			t.Fatalf("%s: exit code %d", n.Name, code)
 		}
 	}
-	c.Use(testcluster.BinaryWith(t, "raftnode/wal/segmentwriter.go", "s.file.Sync()", "error(nil)"))
+	c.Use(testcluster.BinaryWith(t, testcluster.Edit{File: "raftnode/wal/segmentwriter.go", Old: "s.file.Sync()", New: "error(nil)"}))
 	for _, n := range c.Nodes {
 		n.Start()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -164,4 +165,69 @@ func TestStockConsumers(t *testing.T) {
 			cmd.Wait() // it was killed
 		})
 	}
+}
+
+// TestPushOverLeaders: whoever leads pushes; every event is pushed at least once, and acknowledgements find the leader.
+func TestPushOverLeaders(t *testing.T) {
+	c := testcluster.Start(t, 3)
+	cl := c.Client()
+	c.CreateStore(cl, "orders")
+	nc := c.Connect()
+	sub := subscription{t: t, nc: nc, store: "orders", name: "work"}
+	sub.create(`{"deliver_subject":"work.queue","max_in_flight":50,"ack_wait_ms":3000,"max_attempts":-1}`)
+	var mu sync.Mutex
+	seen := map[string]int{}
+	for range 3 {
+		if _, err := c.Connect().QueueSubscribe("work.queue", "workers", func(m *nats.Msg) {
+			mu.Lock()
+			seen[m.Header.Get("ce-position")]++
+			mu.Unlock()
+			m.Respond(nil)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := testcluster.StartLoad(clients(c, 2), "orders", 4)
+	waitSeen := func(more int) {
+		t.Helper()
+		mu.Lock()
+		want := len(seen) + more
+		mu.Unlock()
+		testcluster.Eventually(t, fmt.Sprintf("%d more events are pushed", more), func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(seen) < want {
+				return fmt.Errorf("%d of %d", len(seen), want)
+			}
+			return nil
+		})
+	}
+	waitSeen(200)
+	for range 2 {
+		n := c.Node(c.Leader(cl, "orders").Leader)
+		n.Kill()
+		waitSeen(200)
+		n.Start()
+		c.WaitReady()
+		waitSeen(100)
+	}
+	load.Stop(t)
+	var info *api.SubscriptionResponse
+	testcluster.Eventually(t, "everything is acknowledged", func() error {
+		var failed *api.Error
+		if info, failed = request[api.SubscriptionResponse](t, nc, "es.orders.read.subscription.work", ``); failed != nil || info.Lag > 0 {
+			return fmt.Errorf("%v %+v", failed, info)
+		}
+		return nil
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	if info.Acked != info.Cursor || uint64(len(seen)) != info.Cursor {
+		t.Errorf("%d events, %d were pushed, %d acknowledged", info.Cursor, len(seen), info.Acked)
+	}
+	again := 0
+	for _, n := range seen {
+		again += n - 1
+	}
+	t.Logf("%d events, %d pushed again", info.Cursor, again)
 }

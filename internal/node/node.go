@@ -109,6 +109,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, ConfigError{err}
 	}
+	tuneGC()
 	n := &Node{cfg: cfg}
 	defer func() {
 		if err != nil {

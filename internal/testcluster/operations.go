@@ -45,7 +45,7 @@ type Clients struct {
 const (
 	sharedStreams = 4
 	pace          = 12 * time.Millisecond // of one client: a history must stay small enough to be judged
-	tryTime       = 2 * time.Second       // of one request
+	tryTime       = time.Second           // of one request
 )
 
 // NewClients prepares so many clients of the store, which must exist.

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -57,29 +56,45 @@ func Binary(t testing.TB) string {
 	return build.path
 }
 
-// BinaryWith builds cmd/quorate with a bug planted: in the file (by its path in the module) old, which must be there exactly once, is replaced. The sources stay as they
-// are, and no switch in them could be left on.
-func BinaryWith(t testing.TB, file, old, planted string) string {
+// Edit changes one place of a source file for a build: old, which must be there exactly once. The file is named by its path in the module.
+type Edit struct{ File, Old, New string }
+
+// BinaryWith builds cmd/quorate with edits, to plant a bug or to make rare things frequent. The sources stay as they are, and no switch in them could be left on.
+func BinaryWith(t testing.TB, edits ...Edit) string {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	file = filepath.Join(strings.TrimSpace(string(out)), file)
-	source, err := os.ReadFile(file)
+	root := strings.TrimSpace(string(out))
+	dir, err := os.MkdirTemp(filepath.Dir(Binary(t)), "edited-") // goes with it
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(source), old); n != 1 {
-		t.Fatalf("%s has %q %d times: say anew where the bug is to be planted", file, old, n)
+	replace := make(map[string]string)
+	for i, e := range edits {
+		original := filepath.Join(root, e.File)
+		from := original
+		if changed, again := replace[original]; again {
+			from = changed
+		}
+		source, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(source), e.Old); n != 1 {
+			t.Fatalf("%s has %q %d times, wanted once: say anew what the build is to change", e.File, e.Old, n)
+		}
+		replace[original] = filepath.Join(dir, fmt.Sprintf("%d.go", i))
+		if err := os.WriteFile(replace[original], []byte(strings.Replace(string(source), e.Old, e.New, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	dir := t.TempDir()
-	changed, overlay, binary := filepath.Join(dir, "changed.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "quorate")
-	list, err := json.Marshal(map[string]map[string]string{"Replace": {file: changed}})
-	if err != nil {
-		t.Fatal(err)
+	overlay, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "quorate")
+	list, err := json.Marshal(map[string]map[string]string{"Replace": replace})
+	if err == nil {
+		err = os.WriteFile(overlay, list, 0o600)
 	}
-	err = errors.Join(os.WriteFile(changed, []byte(strings.Replace(string(source), old, planted, 1)), 0o600), os.WriteFile(overlay, list, 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,12 +104,38 @@ func BinaryWith(t testing.TB, file, old, planted string) string {
 	return binary
 }
 
+var small struct {
+	once sync.Once
+	path string
+}
+
+// Small returns a node, built once a test process, that does in seconds what takes others hours: its log's segments hold a few hundred entries, and it takes a snapshot and cuts its log after a few
+// dozen, so that a follower that was away for a moment is sent the state.
+func Small(t testing.TB) string {
+	t.Helper()
+	small.once.Do(func() {
+		small.path = BinaryWith(t,
+			Edit{"raftnode/wal/segments.go", "defaultSegmentSize = 32 << 20", "defaultSegmentSize = 128 << 10"},
+			Edit{"raftnode/group.go", "trailingLogs      = 8192", "trailingLogs      = 16"},
+			Edit{"raftnode/group.go", "snapshotThreshold = 8192", "snapshotThreshold = 32"},
+			Edit{"raftnode/group.go", "snapshotInterval  = 30 * time.Second", "snapshotInterval  = 300 * time.Millisecond"},
+		)
+	})
+	if small.path == "" {
+		t.Fatal("the small node could not be built; an earlier test says why")
+	}
+	return small.path
+}
+
 // CleanUp removes the binary; call it at the end of TestMain.
 func CleanUp() {
 	if build.path != "" {
 		os.RemoveAll(filepath.Dir(build.path))
 	}
 }
+
+// logLines is how much of each node's log a failed test shows. All of it, with what every goroutine waits for, goes to the directory that QUORATE_LOGS names.
+const logLines = 60
 
 // Cluster is n nodes.
 type Cluster struct {
@@ -176,11 +217,20 @@ func NewAt(t testing.TB, places []Place, extra ...string) *Cluster {
 	}
 	t.Cleanup(func() {
 		for _, node := range c.Nodes {
+			if t.Failed() && os.Getenv("QUORATE_LOGS") != "" && node.Running() {
+				node.Signal(syscall.SIGQUIT) // Go then prints what every goroutine waits for
+				node.WaitExit()
+			}
 			node.Kill()
 		}
 		if t.Failed() {
 			for _, node := range c.Nodes {
-				t.Logf("--- log of %s\n%s", node.Name, tail(node.log.String(), 60))
+				t.Logf("--- log of %s\n%s", node.Name, tail(node.log.String(), logLines))
+				if dir := os.Getenv("QUORATE_LOGS"); dir != "" {
+					if err := os.WriteFile(filepath.Join(dir, node.Name+".log"), []byte(node.log.String()), 0o600); err != nil {
+						t.Error(err)
+					}
+				}
 			}
 		}
 	})

@@ -123,11 +123,10 @@ func (s *segmentStore) request(logs []*raft.Log) (*segmentRequest, error) {
 		if l.Index == 0 {
 			return nil, fmt.Errorf("store entry %d of %d: index 0 is not an index", i, len(logs))
 		}
-		sealed, err := encodeEntry(s.id, l)
-		if err != nil {
+		var err error
+		if r.data, r.items[i], err = appendEntryItem(r.data, s.id, l); err != nil {
 			return nil, err
 		}
-		r.data, r.items[i] = appendEntryItem(r.data, s.id, l.Index, sealed)
 	}
 	return r, nil
 }

@@ -235,10 +235,13 @@ func (l *SegmentLog) roll(size int64) error {
 	p := l.prepared
 	<-p.done
 	l.prepared = nil
-	if p.err != nil {
-		return p.err
+	next, err := p.seg, p.err
+	if err != nil { // that was a while ago, when the disk was full perhaps; nothing is lost by asking it again
+		l.cfg.Logger.Warn("the next segment could not be prepared; it is tried again now that it is needed", "error", err)
+		if next, err = l.create(full.number + 1); err != nil {
+			return err
+		}
 	}
-	next := p.seg
 	if err := next.begin(l.cfg.NodeID, l.next); err != nil {
 		next.file.Close()
 		return fmt.Errorf("begin %s: %w", next.name, err)

@@ -304,7 +304,24 @@ type pager struct {
 	limit, maxBytes int
 	events          []api.Event
 	bytes           int
-	more            bool // there was an event for which there was no room
+	more            bool   // there was an event for which there was no room
+	memory          []byte // records are copied into it, and events lie there
+}
+
+// Sizes of the pieces in which a pager takes memory: small first, for a page of one event.
+const (
+	firstPiece = 1 << 10
+	lastPiece  = 64 << 10
+)
+
+// own copies a record, which may be bbolt's memory, into the page's. It is never written again.
+func (p *pager) own(value []byte) []byte {
+	if cap(p.memory)-len(p.memory) < len(value) {
+		p.memory = make([]byte, 0, max(len(value), min(lastPiece, max(firstPiece, 2*cap(p.memory)))))
+	}
+	start := len(p.memory)
+	p.memory = append(p.memory, value...)
+	return p.memory[start:len(p.memory):len(p.memory)]
 }
 
 // full reports whether the page has as many events as it may.
@@ -325,7 +342,7 @@ func (p *pager) add(position uint64, value []byte, streamOf func(*record) (strin
 		p.more = true
 		return true, nil
 	}
-	rec, err := decodeRecord(position, value)
+	rec, _, err := decodeChecked(position, p.own(value), true)
 	if err != nil {
 		return false, err
 	}
