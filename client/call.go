@@ -159,6 +159,9 @@ func explain(r request, ended, last error, unknown bool) error {
 	if errors.Is(last, nats.ErrNoResponders) {
 		last = fmt.Errorf("%w: no node answers on %q; is this a Quorate cluster, and is it up?", last, r.subject)
 	}
+	if r.effect == reads && errors.Is(last, api.ErrOutcomeUnknown) { // as the leader says of a fetch that it did not finish; nothing is unknown to the caller
+		last = errors.New(last.Error())
+	}
 	switch {
 	case last == nil || ended != nil && errors.Is(last, ended):
 		last = ended
