@@ -84,8 +84,11 @@ func (p *processes) run(i int, binary string, args ...string) error {
 	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
 	p.cmds[i] = cmd
-	return cmd.Start()
+	return nil
 }
 
 func (p *processes) kill(i int) {
