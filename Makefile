@@ -43,7 +43,7 @@ unit: ## The same without the race detector, for a quick look.
 	$(GO) test $$($(GO) list ./... | grep -v internal/e2e)
 
 e2e: $(NATSCLI) e2e-programs ## Clusters of real processes: kill -9, partitions, power cuts, full disks, rolling restarts; and every example of README and subjects.md.
-	NATS_CLI=$(NATSCLI)/nats $(GO) test -count=1 -timeout 15m ./internal/e2e/
+	NATS_CLI=$(NATSCLI)/nats $(GO) test -count=1 -timeout 20m ./internal/e2e/
 
 e2e-programs: # Without root, or without apt-get, the tests that need them say that they are not run.
 	@test "$$(id -u)" = 0 && command -v apt-get >/dev/null || exit 0; missing=; \

@@ -73,9 +73,7 @@ func newPushAck(r *request, s *stores.Store) (write, *api.Error) {
 		}
 		return w, nil
 	}
-	if len(nack.Reason) > api.MaxReason {
-		nack.Reason = strings.ToValidUTF8(nack.Reason[:api.MaxReason], "")
-	}
+	nack.Reason = strings.ToValidUTF8(nack.Reason[:min(len(nack.Reason), api.MaxReason)], "")
 	if !nack.Park { // a request that is forwarded has no headers
 		raw, err := api.Marshal(map[string]any{"delay_ms": nack.DelayMS, "reason": nack.Reason})
 		if err != nil {

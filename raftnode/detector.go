@@ -32,6 +32,7 @@ type peerState struct {
 	gone     bool      // true until it is heard for the first time
 	since    time.Time // when it began to be watched
 	heard    time.Time // when the last answered probe was sent
+	asked    time.Time // when it was first probed since it has answered; zero: not yet
 	failing  time.Time // since when its connections fail; zero when they do not
 	troubled bool      // a probe was not answered; messages may have been lost as well
 	process  uint64    // as it last said
@@ -114,7 +115,7 @@ func (d *detector) round(ctx context.Context) (wait time.Duration) {
 	now, changed := time.Now(), false
 	wait = t.Probe
 	for id, p := range d.peers {
-		silent := now.Sub(p.heard) > t.Silence
+		silent := !p.asked.IsZero() && now.Sub(p.asked) > t.Silence
 		refused := !p.failing.IsZero() && now.Sub(p.failing) > refusedFor
 		if !p.gone && (silent || refused) {
 			p.gone, changed = true, true
@@ -126,7 +127,9 @@ func (d *detector) round(ctx context.Context) (wait time.Duration) {
 		if !p.failing.IsZero() {
 			wait = min(wait, refusedFor/3)
 		}
-		wait = min(wait, max(t.Silence-now.Sub(p.heard), time.Millisecond))
+		if !p.asked.IsZero() {
+			wait = min(wait, max(t.Silence-now.Sub(p.asked), time.Millisecond))
+		}
 	}
 	for id, p := range d.peers {
 		if p.probing < maxProbing {
@@ -142,6 +145,9 @@ func (d *detector) round(ctx context.Context) (wait time.Duration) {
 
 func (d *detector) probeLocked(ctx context.Context, id string, p *peerState) {
 	p.probing++
+	if p.asked.IsZero() {
+		p.asked = time.Now()
+	}
 	body := d.encodeLocked()
 	d.node.wg.Add(1)
 	go func() { // ends with the answer, at the latest after Timing.Silence
@@ -165,7 +171,10 @@ func (d *detector) probe(ctx context.Context, id string, p *peerState, body []by
 	changed, healed := false, false
 	switch {
 	case err == nil:
-		p.failing = time.Time{}
+		p.failing, p.asked = time.Time{}, time.Time{}
+		if p.probing > 0 {
+			p.asked = time.Now() // of the others, at the latest
+		}
 		healed, p.troubled = p.troubled, false
 		if sent.After(p.heard) {
 			p.heard = sent

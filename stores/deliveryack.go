@@ -90,6 +90,10 @@ func (d *delivery) next() *fsm.SubscriptionProgress {
 	if i := slices.IndexFunc(d.order, func(it *item) bool { return it.state != itemSettles && it.state != itemDone }); i >= 0 {
 		p.Floor = d.order[i].position - 1
 	}
+	if c.lazy && p.Floor <= d.floor && len(c.acked)+len(c.parked)+len(c.waits)+len(d.tried) == 0 { // another change said it already
+		c.lazy, d.lazyAt = false, time.Time{}
+		return nil
+	}
 	slices.Sort(p.Acked)
 	for position, n := range d.tried {
 		p.Attempts = append(p.Attempts, fsm.Attempt{Position: position, N: n})
@@ -116,7 +120,7 @@ func (d *delivery) committed(floor uint64) {
 			d.flying--
 		}
 		if l := d.lanes[it.stream]; d.cfg.Ordered && l != nil {
-			l.items = slices.DeleteFunc(l.items, func(other *item) bool { return other == it })
+			l.drop(it)
 			if len(l.items) == 0 {
 				delete(d.lanes, it.stream)
 			} else {

@@ -2,6 +2,7 @@ package stores
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	"github.com/quorate/quorate/api"
@@ -35,6 +36,16 @@ const (
 type lane struct {
 	items  []*item
 	flying int
+}
+
+// drop takes the item out. Most of the time it is the first.
+func (l *lane) drop(it *item) {
+	if i := slices.Index(l.items, it); i == 0 {
+		l.items[0] = nil
+		l.items = l.items[1:]
+	} else if i > 0 {
+		l.items = slices.Delete(l.items, i, i+1)
+	}
 }
 
 // itemHeap is a heap of items, each of which knows its place.

@@ -67,7 +67,7 @@ func TestPartitions(t *testing.T) {
 			testcluster.Eventually(t, row.name+": another node leads", func() error { return leadsElsewhere(at, leader.Leader) })
 			t.Logf("%s: another node led after %v", row.name, time.Since(began).Round(time.Millisecond))
 		}
-		clients.WaitAcks(100)
+		clients.WaitAcks(60)
 		dropped := nw.Heal()
 		t.Logf("%s: %d packets dropped; healed after %v", row.name, dropped, clients.WritableSoon().Round(time.Millisecond))
 		if dropped == 0 {
@@ -79,7 +79,7 @@ func TestPartitions(t *testing.T) {
 	}
 	clients.WaitAcks(50)
 	clients.Stop()
-	clients.LogCounts(t, 500)
+	clients.LogCounts(t, 300)
 	c.WaitReady()
 	clients.Check()
 }

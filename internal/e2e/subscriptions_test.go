@@ -224,13 +224,18 @@ type consumers struct {
 	acked     map[uint64]time.Time // when the answer came
 	wrong     []string
 	refused   int
+	next      map[string]uint64 // of an ordered subscription: by stream, the version that may come next
+	rounds    int
 }
 
-func startConsumers(c *testcluster.Cluster, store, name string, n int) *consumers {
+func startConsumers(c *testcluster.Cluster, store, name string, n int, ordered bool) *consumers {
 	k := &consumers{
 		subject:   subscription{store: store, name: name}.subject,
 		stop:      make(chan struct{}),
 		delivered: make(map[uint64]int), asked: make(map[uint64]bool), acked: make(map[uint64]time.Time),
+	}
+	if ordered {
+		k.next = make(map[string]uint64)
 	}
 	for range n {
 		nc := c.Connect()
@@ -251,17 +256,34 @@ func (k *consumers) run(nc *nats.Conn) {
 		if !k.ask(nc, k.subject("fetch"), `{"limit":7,"wait_ms":500}`, &page) || len(page.Events) == 0 {
 			continue
 		}
-		var positions []uint64
+		var positions, refuse []uint64
 		k.mu.Lock()
 		for _, e := range page.Events {
 			k.delivered[e.Position]++
 			if at, acked := k.acked[e.Position]; acked && at.Before(sent) {
 				k.wrong = append(k.wrong, fmt.Sprintf("event %d was acknowledged %v before the fetch that got it as attempt %d", e.Position, sent.Sub(at), e.Attempt))
 			}
+			if k.next != nil {
+				if e.Version > k.next[e.Stream] {
+					k.wrong = append(k.wrong, fmt.Sprintf("version %d of %s was delivered before %d was acknowledged", e.Version, e.Stream, k.next[e.Stream]))
+				}
+				if k.rounds++; k.rounds%20 == 0 { // not processed
+					refuse = append(refuse, e.Position)
+					continue
+				}
+				k.next[e.Stream] = max(k.next[e.Stream], e.Version+1)
+			}
 			k.asked[e.Position] = true
 			positions = append(positions, e.Position)
 		}
 		k.mu.Unlock()
+		if len(refuse) > 0 {
+			payload, _ := json.Marshal(api.SubscriptionNackRequest{Positions: refuse})
+			k.ask(nc, k.subject("nack"), string(payload), new(api.SubscriptionAckResponse))
+		}
+		if len(positions) == 0 {
+			continue
+		}
 		payload, _ := json.Marshal(api.SubscriptionAckRequest{Positions: positions})
 		var ack api.SubscriptionAckResponse
 		if k.ask(nc, k.subject("ack"), string(payload), &ack) {
@@ -302,7 +324,7 @@ func (k *consumers) ackedSoFar() int {
 }
 
 // TestKillLeaderUnderConsumers: however often the leader dies, every event is processed at least once, nothing is delivered again whose ack was answered, and the cursor
-// neither goes back nor runs ahead of the acks.
+// neither goes back nor runs ahead of the acks. An ordered subscription beside it delivers no version before those below it are acknowledged.
 func TestKillLeaderUnderConsumers(t *testing.T) {
 	c := testcluster.Start(t, 3)
 	cl := c.Client()
@@ -311,7 +333,9 @@ func TestKillLeaderUnderConsumers(t *testing.T) {
 	sub := subscription{t: t, nc: nc, store: "orders", name: "work"}
 	sub.create(`{"max_in_flight":200,"ack_wait_ms":60000}`)
 	load := testcluster.StartLoad(clients(c, 2), "orders", 4)
-	k := startConsumers(c, "orders", "work", 4)
+	k := startConsumers(c, "orders", "work", 4, false)
+	subscription{t: t, nc: nc, store: "orders", name: "line"}.create(`{"ordered":true,"ack_wait_ms":2000,"max_attempts":-1}`)
+	inLine := startConsumers(c, "orders", "line", 2, true)
 	var cursor uint64
 	look := func() *api.SubscriptionInfo {
 		var info api.SubscriptionResponse
@@ -360,10 +384,19 @@ func TestKillLeaderUnderConsumers(t *testing.T) {
 		}
 		return nil
 	})
-	close(k.stop)
-	k.wg.Wait()
-	for _, wrong := range k.wrong {
-		t.Error(wrong)
+	testcluster.Eventually(t, "everything is acknowledged in order", func() error {
+		info, failed := request[api.SubscriptionResponse](t, nc, "es.orders.read.subscription.line", ``)
+		if failed != nil || info.Lag > 0 || info.Acked != cursor {
+			return fmt.Errorf("%v %+v", failed, info)
+		}
+		return nil
+	})
+	for _, k := range []*consumers{k, inLine} {
+		close(k.stop)
+		k.wg.Wait()
+		for _, wrong := range k.wrong {
+			t.Error(wrong)
+		}
 	}
 	again := 0
 	for p := uint64(1); p <= cursor; p++ {
