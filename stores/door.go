@@ -4,7 +4,6 @@ import (
 	"sync"
 
 	"github.com/quorate/quorate/api"
-	"github.com/quorate/quorate/raftnode"
 	"github.com/quorate/quorate/stores/fsm"
 )
 
@@ -14,13 +13,19 @@ import (
 //
 // Appends take effect in the order in which they came to the door.
 type door struct {
-	store *Store
-	wg    sync.WaitGroup // entries in flight
+	store   *Store
+	propose func(entry []byte) (proposal, error) // keeps the order of calls
+	wg      sync.WaitGroup                       // entries in flight
 
 	mu       sync.Mutex // guards what follows
 	waiting  []*pending
 	size     int // of the commands that wait, in bytes
 	inflight int
+}
+
+// proposal is an entry on its way.
+type proposal interface {
+	Wait() (result any, err error)
 }
 
 // pending is an append that is not answered yet.
@@ -58,7 +63,7 @@ func (d *door) worthLocked() bool { return d.size >= worthBytes || len(d.waiting
 // entry is a batch on its way to a majority.
 type entry struct {
 	batch    []*pending
-	proposal *raftnode.Proposal
+	proposal proposal
 	err      error // it is not on its way
 }
 
@@ -78,7 +83,7 @@ func (d *door) proposeLocked() entry {
 	for i, p := range e.batch {
 		bodies[i], p.body = p.body, fsm.Body{}
 	}
-	e.proposal, e.err = d.store.group.Propose(fsm.EncodeBodies(bodies))
+	e.proposal, e.err = d.propose(fsm.EncodeBodies(bodies))
 	return e
 }
 

@@ -55,7 +55,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
 	s := &Store{spec: spec, now: m.cfg.Now, log: log, commands: m.cfg.Commands, flushes: &m.flushes}
-	s.door.store = s
+	s.door.store, s.door.propose = s, func(entry []byte) (proposal, error) { return s.group.Propose(entry) }
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
 		onDirty = nil
