@@ -4,21 +4,28 @@ import (
 	"sync"
 
 	"github.com/quorate/quorate/api"
-	"github.com/quorate/quorate/raftnode"
 	"github.com/quorate/quorate/stores/fsm"
 )
 
-// door is where appends wait to become Raft entries. While entriesInFlight entries are on their way, what comes gathers and then goes as one entry:
-// one round of the majority and one fsync for all of them. A lone append goes at once; nobody waits for a timer.
+// door is where appends wait to become Raft entries. While an entry is on its way, what comes gathers and then goes as one entry: one round of the majority
+// and one fsync for all of them. A lone append goes at once; nobody waits for a timer. A second entry goes beside the first only when so much waits that it
+// is worth a round of its own: two half-empty ones cost more and bring nobody his answer sooner.
 //
 // Appends take effect in the order in which they came to the door.
 type door struct {
-	store *Store
-	wg    sync.WaitGroup // entries in flight
+	store   *Store
+	propose func(entry []byte) (proposal, error) // keeps the order of calls
+	wg      sync.WaitGroup                       // entries in flight
 
 	mu       sync.Mutex // guards what follows
 	waiting  []*pending
+	size     int // of the commands that wait, in bytes
 	inflight int
+}
+
+// proposal is an entry on its way.
+type proposal interface {
+	Wait() (result any, err error)
 }
 
 // pending is an append or a change that is not answered yet.
@@ -34,6 +41,8 @@ const (
 	entriesInFlight = 2
 	entryBytes      = 1 << 20 // of commands in one entry, one command at least
 	entryCommands   = 1024
+	worthBytes      = 256 << 10 // what must wait for an entry beside another one …
+	worthCommands   = 128       // … or so many commands
 )
 
 // enter takes an append; its done is called once, from another goroutine.
@@ -41,17 +50,21 @@ func (d *door) enter(p *pending) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.waiting = append(d.waiting, p)
-	if d.inflight < entriesInFlight {
+	d.size += len(p.body.Data)
+	if d.inflight == 0 || d.inflight < entriesInFlight && d.worthLocked() {
 		d.inflight++
 		d.wg.Add(1)
-		go d.run(d.proposeLocked()) // ends when nothing waits
+		go d.run(d.proposeLocked()) // ends when nothing waits, or others take what does
 	}
 }
+
+// worthLocked reports whether what waits is worth an entry beside those in flight.
+func (d *door) worthLocked() bool { return d.size >= worthBytes || len(d.waiting) >= worthCommands }
 
 // entry is a batch on its way to a majority.
 type entry struct {
 	batch    []*pending
-	proposal *raftnode.Proposal
+	proposal proposal
 	err      error // it is not on its way
 }
 
@@ -62,6 +75,7 @@ func (d *door) proposeLocked() entry {
 		size += len(d.waiting[n].body.Data)
 		n++
 	}
+	d.size -= size
 	e := entry{batch: d.waiting[:n:n]}
 	if d.waiting = d.waiting[n:]; len(d.waiting) == 0 {
 		d.waiting = nil // lets the array go
@@ -70,7 +84,7 @@ func (d *door) proposeLocked() entry {
 	for i, p := range e.batch {
 		bodies[i], p.body = p.body, fsm.Body{}
 	}
-	e.proposal, e.err = d.store.group.Propose(fsm.EncodeBodies(bodies))
+	e.proposal, e.err = d.propose(fsm.EncodeBodies(bodies))
 	return e
 }
 
@@ -83,7 +97,7 @@ func (d *door) run(e entry) {
 		}
 		// The next entry goes before this one's callers are answered: the disk need not wait for them.
 		d.mu.Lock()
-		more := len(d.waiting) > 0
+		more := len(d.waiting) > 0 && (d.inflight == 1 || d.worthLocked())
 		var next entry
 		if more {
 			next = d.proposeLocked()

@@ -69,6 +69,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
 	s.door.store, s.subscriptions.store, s.subscriptions.pusher = s, s, m.cfg.Push
+	s.door.propose = func(entry []byte) (proposal, error) { return s.group.Propose(entry) }
 	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
