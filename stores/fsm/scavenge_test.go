@@ -481,3 +481,73 @@ func TestReadsPassOverWhatIsGone(t *testing.T) {
 		}
 	}
 }
+
+// TestTendingLetsMachinesRest: a machine with nothing to scavenge, to give back or to expire is not touched, so it may rest; what is cut later is found.
+func TestTendingLetsMachinesRest(t *testing.T) {
+	f := openNew(t)
+	mustApply(t, f, bigEvents("a", 0, 100, 4000), bigEvents("old", 0, 1, 10))
+	truncate(t, f, "a", 90)
+	changeStream(t, f, &StreamChange{Op: StreamMetadata, Stream: "old", Expected: api.ExpectAny, MaxAge: 100})
+	tend := func(now uint64) (events int, old []string) {
+		t.Helper()
+		events, _ = scavenge(t, f)
+		old, _, err := f.Expirable(later(now), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return events, old
+	}
+	if events, old := tend(0); events != 90 || len(old) != 0 {
+		t.Fatalf("%d records were scavenged, %q are too old", events, old)
+	}
+	if _, err := f.Rest(); err != nil {
+		t.Fatal(err)
+	}
+	uses := f.Uses()
+	for now := range uint64(100) {
+		if events, old := tend(now); events != 0 || len(old) != 0 {
+			t.Fatalf("%d records were scavenged, %q are too old", events, old)
+		}
+	}
+	if !f.Resting() || f.Uses() != uses {
+		t.Errorf("it was used %d times", f.Uses()-uses)
+	}
+	if _, old := tend(101); len(old) != 1 || old[0] != "old" {
+		t.Errorf("%q are too old, want old", old)
+	}
+	changeStream(t, f, &StreamChange{Op: StreamExpire, Stream: "old", Expected: api.ExpectAny, Time: later(101)})
+	truncate(t, f, "a", 95)
+	if events, _ := tend(101); events != 6 {
+		t.Errorf("%d records were scavenged, want 6", events)
+	}
+}
+
+// TestStreamsPassesOverDeletedOnes: listing gets on, also where all are deleted.
+func TestStreamsPassesOverDeletedOnes(t *testing.T) {
+	f := openNew(t)
+	const n = 2*passStreams + 10
+	applied := uint64(0)
+	for i := 0; i < n; i += 100 {
+		var bodies []Body
+		for j := i; j < min(i+100, n); j++ {
+			c := cmd(fmt.Sprintf("s%06d", j), -1, fmt.Sprint("id", j))
+			bodies = append(bodies, c.Body())
+			if j < n-2 {
+				bodies = append(bodies, ChangeBody(&StreamChange{Op: StreamDelete, Stream: c.Stream, Expected: 0}))
+			}
+		}
+		applied++
+		f.Apply(&raft.Log{Index: applied, Term: 1, Type: raft.LogCommand, Data: EncodeBodies(bodies)})
+	}
+	after, pages, found := "", 0, 0
+	for end := false; !end; pages++ {
+		page, next, last, err := f.Streams("s", after, 10)
+		if err != nil || !last && next <= after {
+			t.Fatalf("after %s: next %s, %v", after, next, err)
+		}
+		found, after, end = found+len(page), next, last
+	}
+	if found != 2 || pages != 3 {
+		t.Errorf("%d streams in %d pages, want 2 in 3", found, pages)
+	}
+}
