@@ -37,9 +37,11 @@ func (m *Manager) tend(stop <-chan struct{}) {
 func (s *Store) tend(stop <-chan struct{}) {
 	deadline := time.Now().Add(tendAtMost)
 	steps := func(step func() bool) {
-		for more := true; more && time.Now().Before(deadline); {
+		for time.Now().Before(deadline) {
 			began := time.Now()
-			more = step()
+			if !step() { // at nearly all stores, at once
+				return
+			}
 			select {
 			case <-time.After(time.Since(began)):
 			case <-stop:

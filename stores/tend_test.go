@@ -16,16 +16,10 @@ import (
 func TestTend(t *testing.T) {
 	var clock atomic.Int64
 	clock.Store(1_800_000_000)
-	s := oneStore(t, func() time.Time { return time.Unix(clock.Load(), 0) })
+	s := oneStore(t, Config{Now: func() time.Time { return time.Unix(clock.Load(), 0) }})
 	set := func(stream string, r api.StreamMetadataRequest) {
 		t.Helper()
-		done := make(chan *api.Error, 1)
-		if err := s.PutStreamMetadata(stream, r, func(_ any, err *api.Error) { done <- err }); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
+		setMetadata(t, s, stream, r)
 	}
 	set("a", api.StreamMetadataRequest{MaxAge: 60})
 	for i := range 40 { // so many streams that their expiries take several rounds
@@ -94,7 +88,7 @@ func TestTend(t *testing.T) {
 }
 
 // oneStore opens a store with one member, which leads.
-func oneStore(t *testing.T, now func() time.Time) *Store {
+func oneStore(t *testing.T, cfg Config) *Store {
 	t.Helper()
 	dir := t.TempDir()
 	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
@@ -110,7 +104,8 @@ func oneStore(t *testing.T, now func() time.Time) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { node.Close() })
-	m := NewManager(Config{Node: node, Dir: dir, Now: now, OnFatal: func(err error) { t.Error(err) }})
+	cfg.Node, cfg.Dir, cfg.OnFatal = node, dir, func(err error) { t.Error(err) }
+	m := NewManager(cfg)
 	t.Cleanup(func() { m.Close() })
 	s, err := m.Open(Spec{Name: "orders", ID: 1, Incarnation: 1, Members: []string{identity.ServerID()}})
 	if err != nil {
@@ -120,4 +115,48 @@ func oneStore(t *testing.T, now func() time.Time) *Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func setMetadata(t *testing.T, s *Store, stream string, r api.StreamMetadataRequest) {
+	t.Helper()
+	done := make(chan *api.Error, 1)
+	if err := s.PutStreamMetadata(stream, r, func(_ any, err *api.Error) { done <- err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLiveEventsAreThoseAppended: what an append itself makes gone, by a maximal count, is published all the same, each event once.
+func TestLiveEventsAreThoseAppended(t *testing.T) {
+	published := make(chan api.Event, 100)
+	s := oneStore(t, Config{OnCommitted: func(_ *Store, events []api.Event) {
+		for _, e := range events {
+			published <- e
+		}
+	}})
+	setMetadata(t, s, "last", api.StreamMetadataRequest{MaxCount: 1})
+	const n = 30
+	for i := 0; i < n; i += 3 {
+		if _, err := s.Append(&Append{Stream: "last", Expected: api.ExpectAny, Events: []api.NewEvent{{Type: "A"}, {Type: "B"}, {Type: "C"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(n) {
+		select {
+		case e := <-published:
+			if e.Version != i {
+				t.Fatalf("version %d was published, want %d", e.Version, i)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%d of %d events were published", i, n)
+		}
+	}
+	if r, err := s.ReadStream(t.Context(), "last", api.ReadStreamRequest{}); err != nil || len(r.Events) != 1 || r.Events[0].Version != n-1 {
+		t.Errorf("%+v, %v; want only version %d", r, err, n-1)
+	}
+	if len(published) > 0 {
+		t.Errorf("%d events too many were published", len(published))
+	}
 }

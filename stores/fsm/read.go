@@ -210,7 +210,7 @@ func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 				if err != nil {
 					return err
 				}
-				if p.spent(see) {
+				if p.full() || p.spent(see) {
 					page.Events, page.Next = p.events, position
 					return nil
 				}
@@ -236,7 +236,7 @@ func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 		position := q.After + 1
 		err := v.each(position, func(at uint64, value []byte) (bool, error) {
 			position = at
-			if p.spent(see) {
+			if p.full() || p.spent(see) {
 				return false, nil
 			}
 			if hidden, err := hides(at, value); hidden || err != nil {
