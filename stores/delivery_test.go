@@ -273,6 +273,19 @@ func TestExtend(t *testing.T) {
 	want(t, "again", w.fetch(1), "1/2 ")
 }
 
+// When no more events can be parked, those that should be are tried again later.
+func TestParkedIsBounded(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxAttempts: 1})
+	w.append("a", "a")
+	w.d.parked = api.MaxParked - 1
+	w.fetch(2)
+	want(t, "nack both", w.nack(api.SubscriptionNackRequest{Positions: []uint64{1, 2}}), 2)
+	want(t, "parked", fmt.Sprint(w.parked()), "[1/1 not acknowledged]")
+	want(t, "not yet", w.fetch(2), "")
+	w.pass(fullDelay)
+	want(t, "again", w.fetch(2), "2/2 ")
+}
+
 func TestNextLeaderKnowsAttempts(t *testing.T) {
 	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
 	w.append("a", "a", "a")
