@@ -14,7 +14,7 @@ const (
 // Error is what a request gets instead of a result. It is matched by its ErrCode, so errors.Is(err, api.ErrNoLeader) holds for every no_leader,
 // whatever its description says.
 type Error struct {
-	Code        int    `json:"code"`        // HTTP-like class: 4xx the request must change, 5xx it may be sent again
+	Code        int    `json:"code"`        // HTTP-like class: 4xx the request must change, 503 and 504 it may be sent again
 	ErrCode     int    `json:"err_code"`    // stable number from the table; never reused
 	Name        string `json:"name"`        // stable name from the table, such as "no_leader"
 	Description string `json:"description"` // a sentence for people: what happened and what to do
@@ -23,6 +23,8 @@ type Error struct {
 	ActualVersion *int64 `json:"actual_version,omitempty"`
 	// Leader is the node that leads the store, when a node that does not lead it knows.
 	Leader string `json:"leader,omitempty"`
+	// RetryAfterMS is how many milliseconds to wait before the request is sent again, where the node knows.
+	RetryAfterMS int64 `json:"retry_after_ms,omitempty"`
 	// Failed is every condition of an append that did not hold, in the order of the request.
 	Failed []FailedCondition `json:"failed,omitempty"`
 }
@@ -66,7 +68,7 @@ var (
 	ErrBadName              = def(400, 20402, "bad_name", "a name holds characters that are not allowed, is empty, reserved or too long")
 	ErrUnknownVerb          = def(404, 20403, "unknown_verb", "no such verb; the description lists those there are")
 	ErrStoreNotFound        = def(404, 20404, "store_not_found", "no such store; create it with es.config.write.put.<store>")
-	ErrStreamNotFound       = def(404, 20405, "stream_not_found", "the stream has no events")
+	ErrStreamNotFound       = def(404, 20405, "stream_not_found", "the stream has no events, or is deleted")
 	ErrConfigNotFound       = def(404, 20406, "config_not_found", "no configuration record of that name")
 	ErrSnapshotNotFound     = def(404, 20407, "snapshot_not_found", "the stream has no such snapshot")
 	ErrWrongVersion         = def(409, 20409, "wrong_expected_version", "the stream is not at the expected version; actual_version says where it is")
@@ -75,6 +77,12 @@ var (
 	ErrTooLarge             = def(413, 20413, "payload_too_large", "the request or one of its events exceeds a limit; split it")
 	ErrOverloaded           = def(429, 20429, "overloaded", "too many requests are waiting at this node; slow down and retry")
 	ErrDiskBehind           = def(503, 20430, "disk_behind", "the store has applied more than the leader's disk has taken; nothing was written; slow down and retry")
+	ErrRateLimited          = def(429, 20431, "rate_limited", "the store takes no more appends a second; nothing was written; retry after retry_after_ms")
+	ErrStoreFull            = def(507, 20432, "store_full", "the store has reached a limit of its record; nothing was written; raise the limit or make room")
+	ErrRestoring            = def(409, 20433, "store_restoring", "a backup is being restored into the store; nothing else is done meanwhile")
+	ErrStoreNotEmpty        = def(409, 20434, "store_not_empty", "a backup is restored into a store that is empty")
+	ErrRestoreRefused       = def(409, 20435, "restore_refused", "a step of a restore does not fit what is there; the description says why")
+	ErrBackupSetGone        = def(404, 20436, "backup_set_gone", "the node does not keep this set of keys any more; begin anew")
 	ErrSubscriptionNotFound = def(404, 20440, "subscription_not_found", "the store has no subscription of that name; create it with es.<store>.write.subscription.create.<name>")
 	ErrSubscriptionExists   = def(409, 20441, "subscription_exists", "there is a subscription of that name with another config; choose another name, or delete it first")
 	ErrInternal             = def(500, 20500, "internal", "the node failed to carry out the request; its log says why")
@@ -90,6 +98,7 @@ var (
 	ErrUnknownNode          = def(404, 20511, "node_not_found", "no such member of the cluster")
 	ErrUnknownFormat        = def(500, 20513, "unknown_entry", "a replicated entry needs a newer version of this program")
 	ErrReservedName         = def(400, 20514, "reserved_name", "the store name is reserved for the cluster itself")
+	ErrStreamDeleted        = def(410, 20516, "stream_deleted", "the stream was deleted for ever by a hard delete; nothing can be written to it; use another name")
 	ErrFeature              = def(503, 20515, "feature_unavailable", "a member of the store cannot carry out this request yet; nothing was written; upgrade the node that the description names")
 )
 

@@ -18,7 +18,7 @@ type NewEvent struct {
 	ID         string          `json:"id,omitempty"`          // unique in the store; stamped by the leader when missing
 	Stream     string          `json:"stream,omitempty"`      // where it goes, in an append over several streams
 	Type       string          `json:"type"`                  // 1 to 256 bytes
-	Data       json.RawMessage `json:"data,omitempty"`        // kept byte for byte as sent
+	Data       json.RawMessage `json:"data,omitempty"`        // kept as sent, without white space between its tokens
 	DataBase64 []byte          `json:"data_base64,omitempty"` // instead of Data, for bytes that are not JSON
 	Metadata   json.RawMessage `json:"metadata,omitempty"`    // a JSON object, kept as sent
 	Tags       []string        `json:"tags,omitempty"`        // at most 64

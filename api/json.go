@@ -9,6 +9,26 @@ import (
 )
 
 func marshal(v any) ([]byte, error) {
+	switch r := v.(type) {
+	case *AppendResponse:
+		if r != nil {
+			if raw, ok := r.encode(); ok {
+				return raw, nil
+			}
+		}
+	case *ReadResponse:
+		if r != nil {
+			return appendPage(r)
+		}
+	case *SubscriptionFetchResponse:
+		if r != nil {
+			return appendFetch(r)
+		}
+	}
+	return marshalAny(v)
+}
+
+func marshalAny(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
@@ -18,7 +38,15 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
 
+// unmarshal may keep slices of the payload in v.
 func unmarshal(payload []byte, v any) *Error {
+	if d, ok := v.(decoder); ok && d.decode(payload) {
+		return nil
+	}
+	return unmarshalAny(payload, v)
+}
+
+func unmarshalAny(payload []byte, v any) *Error {
 	trimmed := bytes.TrimSpace(payload)
 	if len(trimmed) == 0 {
 		return nil

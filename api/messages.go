@@ -54,6 +54,9 @@ type Reply struct {
 	Error *Error `json:"error,omitempty"`
 }
 
+// Failure returns the reply's error; nil when it has none.
+func (r *Reply) Failure() *Error { return r.Error }
+
 // Types of replies and published messages.
 const (
 	TypeAppend         = "io.quorate.v1.append_response"
@@ -161,13 +164,17 @@ type StoreInfoResponse struct {
 	Streams      uint64   `json:"streams"`
 	Events       uint64   `json:"events"`
 	LastPosition uint64   `json:"last_position"`
-	DiskBytes    int64    `json:"disk_bytes"` // of this node's replica, without the shared log
+	DiskBytes    int64    `json:"disk_bytes"` // that this node's replica takes on disk, without the shared log
+	Bytes        int64    `json:"bytes"`      // of disk_bytes what is in use, and what is to be written yet; limits.max_bytes is about this
+	Limits       Limits   `json:"limits,omitzero"`
+	Restoring    bool     `json:"restoring,omitempty"` // a backup is being restored; the store takes nothing else and answers no other reads
 	Applied      uint64   `json:"applied"`
 }
 
-// StoreOptions are a store's options. There are none yet; the object is there so that records stay readable when there are.
+// StoreOptions are a store's options. A put replaces all of them.
 type StoreOptions struct {
-	Description string `json:"description,omitempty"` // free text, at most 256 bytes
+	Description string `json:"description,omitempty"` // free text, at most MaxDescription bytes
+	Limits      Limits `json:"limits,omitzero"`
 }
 
 // ConfigPutRequest creates a store or changes its options.
@@ -338,5 +345,5 @@ type MemberEvent struct {
 func Marshal(v any) ([]byte, error) { return marshal(v) }
 
 // Unmarshal decodes one JSON object strictly: an empty payload equals {}, unknown fields, wrong types and trailing text are refused with a
-// sentence that names them.
+// sentence that names them. v may hold on to slices of the payload.
 func Unmarshal(payload []byte, v any) *Error { return unmarshal(payload, v) }

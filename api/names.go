@@ -33,6 +33,8 @@ const (
 	MaxAckWait            = 86_400_000 // milliseconds: a day
 	MaxNackDelay          = 3_600_000  // milliseconds: an hour
 	MaxReason             = 256        // bytes of why an event was given up, and of a subscription's description
+	MaxDescription        = 256        // bytes of a store's description
+	MaxAppendRate         = 1_000_000  // appends a second that a store's own limit may say
 )
 
 // Names of stores that belong to the cluster itself.

@@ -10,6 +10,8 @@ const (
 	ClassWrite = "write" // reaches the leader only
 	ClassRead  = "read"  // served by any node
 	ClassEvent = "event" // published by the cluster
+	// ClassCloudEvent is published by the cluster too: the same events in structured mode, for subscribers that take nothing else.
+	ClassCloudEvent = "cloudevent"
 )
 
 // verbSubscription begins the write verbs of subscriptions: subscription.create and so on.
@@ -55,6 +57,14 @@ func (s Subjects) verb(store, class, verb, name string) string {
 
 // Event returns the subject on which a stream's committed events are published.
 func (s Subjects) Event(store, stream string) string { return s.Of(store, ClassEvent, stream) }
+
+// CloudEvent returns the subject on which a stream's committed events are published as CloudEvents in structured mode.
+func (s Subjects) CloudEvent(store, stream string) string {
+	return s.Of(store, ClassCloudEvent, stream)
+}
+
+// Source returns what the events of a store have as their CloudEvents source, unless they came with another.
+func (s Subjects) Source(store string) string { return "/" + s.prefix() + "/" + store }
 
 // LeaderEvent returns the subject on which a store's leadership changes are published.
 func (s Subjects) LeaderEvent(store string) string {

@@ -23,9 +23,16 @@ var Verbs = []Verb{
 	{ScopeStore, ClassWrite, "append", "", TypeAppend},
 	{ScopeStore, ClassWrite, "snapshot", "<stream>", TypeSnapshotPut},
 	{ScopeStore, ClassWrite, "snapshot_delete", "<stream>", TypeSnapshotDelete},
+	{ScopeStore, ClassWrite, "restore", "", TypeRestore},
+	{ScopeStore, ClassRead, "backup", "", TypeBackup},
+	{ScopeStore, ClassRead, "backup_keys", "", TypeBackupKeys},
+	{ScopeStore, ClassWrite, "delete", "<stream>", TypeStreamState},
+	{ScopeStore, ClassWrite, "truncate", "<stream>", TypeStreamState},
+	{ScopeStore, ClassWrite, "metadata", "<stream>", TypeStreamState},
 	{ScopeStore, ClassRead, "stream", "<stream>", TypeRead},
 	{ScopeStore, ClassRead, "snapshot", "<stream>", TypeSnapshot},
 	{ScopeStore, ClassRead, "snapshots", "<stream>", TypeSnapshots},
+	{ScopeStore, ClassRead, "metadata", "<stream>", TypeStreamState},
 	{ScopeStore, ClassRead, "all", "", TypeRead},
 	{ScopeStore, ClassRead, "query", "", TypeRead},
 	{ScopeStore, ClassRead, "streams", "", TypeStreams},
@@ -50,7 +57,7 @@ var Verbs = []Verb{
 }
 
 // Published is every kind of subject the cluster publishes on, behind the prefix.
-var Published = []string{"<store>.event.<stream>", "config.event.<store>", "cluster.event.leader.<store>", "cluster.event.member.<node>"}
+var Published = []string{"<store>.event.<stream>", "<store>.cloudevent.<stream>", "config.event.<store>", "cluster.event.leader.<store>", "cluster.event.member.<node>"}
 
 // Subject returns the verb's subject behind the prefix, as subjects.md writes it.
 func (v Verb) Subject() string {

@@ -1,24 +1,24 @@
 // Command bench measures Quorate beside its peers, on one machine and in one run, and prints ratios: three processes of each system, the same work through
 // each one's own client, one system at a time, A B C A B C. Absolute figures of a small machine say little; the ratios are what docs/benchmarks.md shows.
 //
-//	make bench-quick    the rows about appends, reads and disk
-//	make bench          also a thousand stores: idle cost, failover
+//	make bench-quick    the essential rows about appends, reads and disk, in less than five minutes
+//	make bench          all rows: also a thousand stores (throughput, idle cost, failover, restart) and a store of ten million events
 //
-// Every append that is counted was acknowledged. JetStream acknowledges before its fsync unless sync_interval is always; both are measured.
+// Every append that is counted was acknowledged. JetStream acknowledges before its fsync unless sync_interval is always; both are measured. A row that fails
+// for a system says so, and the run goes on. Interrupted, it stops its processes, removes its files and writes no results.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,40 +26,50 @@ import (
 
 // config is what the flags say.
 type config struct {
-	quorate, nats string
-	dir           string
-	rounds        int
-	slice         time.Duration
-	events        int
-	stores        int
-	quick         bool
-	rows, systems *regexp.Regexp
-	out           string
-	markdown      string
-	svg           string
+	quorate, nats, etcd string
+	dir                 string
+	rounds              int
+	slice               time.Duration
+	events              int
+	stores              int
+	rest, idle          time.Duration
+	big                 int
+	limit               time.Duration
+	quick               bool
+	rows, systems       *regexp.Regexp
+	out                 string
+	markdown            string
+	svg                 string
+	command             string
 }
 
 func main() {
 	var c config
 	only := flag.String("systems", ".", "regular expression of the systems to measure; Quorate is always one of them")
-	rows := flag.String("rows", ".", "regular expression of the rows to measure")
+	rows := flag.String("rows", ".", "regular expression of the rows to measure, by topic or name")
 	flag.StringVar(&c.quorate, "quorate", "../bin/quorate", "the quorate binary")
-	flag.StringVar(&c.nats, "nats-server", "../.tools/nats-server", "the nats-server binary")
-	flag.StringVar(&c.dir, "dir", "", "directory for data; default a temporary one")
+	flag.StringVar(&c.nats, "nats-server", "nats-server", "the nats-server binary")
+	flag.StringVar(&c.etcd, "etcd", "etcd", "the etcd binary")
+	flag.StringVar(&c.dir, "dir", "", "directory for data, emptied at the end; default a temporary one")
 	flag.IntVar(&c.rounds, "rounds", 5, "how often each row is measured for each system")
 	flag.DurationVar(&c.slice, "slice", 2*time.Second, "length of one measurement")
 	flag.IntVar(&c.events, "events", 300_000, "events in the rows about reading and disk")
 	flag.IntVar(&c.stores, "stores", 1000, "stores in the rows about many stores")
-	flag.BoolVar(&c.quick, "quick", false, "leave out the rows about many stores, and measure three rounds")
+	flag.DurationVar(&c.rest, "rest", 30*time.Second, "how long many stores are left alone before their idle cost is measured")
+	flag.DurationVar(&c.idle, "idle", 20*time.Second, "how long their idle cost is measured")
+	flag.IntVar(&c.big, "big", 10_000_000, "events in the rows about a big store; 0: none. Needs about 1.5 GB of disk a million")
+	flag.DurationVar(&c.limit, "limit", 25*time.Minute, "begin no row after so long, those about a big store apart")
+	flag.BoolVar(&c.quick, "quick", false, "only the essential rows, three rounds, 60,000 events")
 	flag.StringVar(&c.out, "json", "", "write the raw results here")
 	flag.StringVar(&c.markdown, "markdown", "", "put the tables between the markers in this file")
 	flag.StringVar(&c.svg, "svg", "", "draw bar charts into this directory")
+	flag.StringVar(&c.command, "command", "bench "+strings.Join(os.Args[1:], " "), "what the report says that it was made with")
 	flag.Parse()
 	c.rows, c.systems = regexp.MustCompile(*rows), regexp.MustCompile(*only)
 	if c.quick {
-		c.rounds = min(c.rounds, 3)
+		c.rounds, c.events, c.big = min(c.rounds, 3), min(c.events, 60_000), 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := run(ctx, c); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -67,54 +77,48 @@ func main() {
 	}
 }
 
-// report is everything that was measured.
-type report struct {
-	Machine string
-	Command string
-	Date    string
-	Systems []string
-	Rows    []result
-}
-
-// result is one row: each system's measurements, in the order in which they were taken.
-type result struct {
-	Name, Unit  string
-	LowerBetter bool
-	Values      map[string][]float64
-	Errors      map[string]int64
-	Note        string
-}
-
 func run(ctx context.Context, c config) error {
-	if c.dir == "" {
-		dir, err := os.MkdirTemp("", "quorate-bench-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
-		c.dir = dir
-	}
-	systems := []system{
-		newQuorate(c.quorate, filepath.Join(c.dir, "quorate")),
-		newJetStream(c.nats, filepath.Join(c.dir, "js-always"), "JetStream, sync always", true),
-		newJetStream(c.nats, filepath.Join(c.dir, "js-default"), "JetStream, default", false),
-	}
-	systems = slices.DeleteFunc(systems, func(s system) bool { return s.name() != systems[0].name() && !c.systems.MatchString(s.name()) })
-	r := report{Machine: machine(c), Command: "go run . " + strings.Join(os.Args[1:], " "), Date: time.Now().UTC().Format(time.DateOnly)}
-	for _, s := range systems {
-		r.Systems = append(r.Systems, s.name())
-	}
-	fmt.Println(r.Machine)
-	if err := throughput(ctx, c, systems, &r); err != nil {
+	if err := os.MkdirAll(c.dir, 0o755); c.dir != "" && err != nil {
 		return err
 	}
-	if !c.quick {
-		if err := many(ctx, c, systems, &r); err != nil {
-			return err
-		}
-	} else {
-		fmt.Println("left out by --quick: idle cost, failover and restart with many stores")
+	dir, err := os.MkdirTemp(c.dir, "quorate-bench-")
+	if err != nil {
+		return err
 	}
+	defer os.RemoveAll(dir)
+	c.dir = dir
+	b := &bench{config: c, began: time.Now()}
+	r := &b.report
+	r.Machine, r.Command, r.Date = machine(c), c.command, time.Now().UTC().Format(time.DateOnly)
+	for _, s := range candidates(c) {
+		if s.name() == nameQuorate || c.systems.MatchString(s.name()) {
+			b.systems = append(b.systems, s)
+			r.Systems = append(r.Systems, s.name())
+		}
+	}
+	fmt.Println(r.Machine)
+	defer b.stop()
+	b.together(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case c.quick:
+		fmt.Println("\nleft out by -quick: 16 and 256 clients, 4 KiB, many stores (idle cost, failover, restart), a big store")
+	default:
+		b.many(ctx)
+		b.big(ctx)
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted; nothing is kept")
+	}
+	fmt.Println()
+	for _, line := range r.verdicts() {
+		fmt.Println(line)
+	}
+	fmt.Printf("took %s\n", time.Since(b.began).Round(time.Second))
+	return publish(c, r)
+}
+
+func publish(c config, r *report) error {
 	if c.out != "" {
 		raw, err := json.MarshalIndent(r, "", "  ")
 		if err == nil {
@@ -125,74 +129,14 @@ func run(ctx context.Context, c config) error {
 		}
 	}
 	if c.svg != "" {
-		if err := draw(c.svg, &r); err != nil {
+		if err := draw(c.svg, r); err != nil {
 			return err
 		}
 	}
 	if c.markdown != "" {
-		return writeMarkdown(c.markdown, &r)
+		return writeMarkdown(c.markdown, r)
 	}
 	return nil
-}
-
-// add prints a row and keeps it.
-func (r *report) add(row result) {
-	r.Rows = append(r.Rows, row)
-	fmt.Printf("\n%s (%s)\n", row.Name, row.Unit)
-	base := row.Values[r.Systems[0]]
-	for _, s := range r.Systems {
-		v := row.Values[s]
-		if len(v) == 0 {
-			continue
-		}
-		fmt.Printf("  %-26s %s", s, spread(v))
-		if s != r.Systems[0] && len(base) > 0 {
-			fmt.Printf("   quorate is %s of it", ratios(base, v))
-		}
-		if e := row.Errors[s]; e > 0 {
-			fmt.Printf("   %d ERRORS", e)
-		}
-		fmt.Println()
-	}
-}
-
-// spread is min / median / max.
-func spread(v []float64) string {
-	s := slices.Sorted(slices.Values(v))
-	return fmt.Sprintf("%s / %s / %s", figure(s[0]), figure(median(v)), figure(s[len(s)-1]))
-}
-
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
-}
-
-// ratios pairs measurements that were taken one after the other.
-func ratios(a, b []float64) string {
-	var r []float64
-	for i := range min(len(a), len(b)) {
-		if b[i] != 0 {
-			r = append(r, a[i]/b[i])
-		}
-	}
-	if len(r) == 0 {
-		return "?"
-	}
-	s := slices.Sorted(slices.Values(r))
-	return fmt.Sprintf("%.2f / %.2f / %.2f", s[0], median(r), s[len(s)-1])
-}
-
-func figure(v float64) string {
-	switch {
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	}
-	return fmt.Sprintf("%.2f", v)
 }
 
 // machine says what this was measured on, and what was.
@@ -213,11 +157,11 @@ func machine(c config) string {
 	out := func(name string, arg ...string) string {
 		b, err := exec.Command(name, arg...).CombinedOutput()
 		if err != nil {
-			return "?"
+			return name + " ?"
 		}
-		return strings.TrimSpace(string(b))
+		line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+		return line
 	}
-	fs := strings.Fields(out("stat", "-f", "-c", "%T", c.dir) + " ?")
-	return fmt.Sprintf("%d cores (%s), %s, Linux %s, %s, %s, %s, %s", runtime.NumCPU(), model, memory, out("uname", "-r"), fs[0], runtime.Version(),
-		out(c.quorate, "--version"), out(c.nats, "--version"))
+	return strings.Join([]string{fmt.Sprintf("%d cores (%s)", runtime.NumCPU(), model), memory, "Linux " + out("uname", "-r"), out("stat", "-f", "-c", "%T", c.dir),
+		runtime.Version(), out(c.quorate, "--version"), out(c.nats, "--version"), out(c.etcd, "--version")}, ", ")
 }

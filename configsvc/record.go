@@ -98,7 +98,7 @@ func (p *projection) specs(serverID string) []stores.Spec {
 	var specs []stores.Spec
 	for _, r := range p.list() {
 		if slices.Contains(r.Members, serverID) {
-			specs = append(specs, stores.Spec{Name: r.Store, ID: r.ID, Incarnation: r.Incarnation, Members: r.Members})
+			specs = append(specs, stores.Spec{Name: r.Store, ID: r.ID, Incarnation: r.Incarnation, Members: r.Members, Limits: r.Options.Limits})
 		}
 	}
 	return specs

@@ -248,8 +248,10 @@ func (s *Service) List(ctx context.Context, o api.ReadOptions) (*api.ConfigListR
 
 // Put creates a store or changes its options. Only the config store's leader can. It returns when the change is committed; the store then opens on every member.
 func (s *Service) Put(ctx context.Context, name string, r api.ConfigPutRequest) (*api.ConfigPutResponse, *api.Error) {
-	if r.Options != nil && len(r.Options.Description) > 256 {
-		return nil, api.ErrTooLarge.With("options.description has %d bytes; at most 256 are allowed", len(r.Options.Description))
+	if r.Options != nil {
+		if err := r.Options.Check(); err != nil {
+			return nil, err
+		}
 	}
 	res := &api.ConfigPutResponse{Reply: api.Reply{Type: api.TypeConfigPut}, Store: name}
 	err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {

@@ -19,6 +19,8 @@ var (
 	descElections = prometheus.NewDesc("quorate_store_elections_total", "Leaders of the store this node has seen since it started.", []string{"store"}, nil)
 	descPosition  = prometheus.NewDesc("quorate_store_last_position", "Position of the last event in this node's replica.", []string{"store"}, nil)
 	descDisk      = prometheus.NewDesc("quorate_store_disk_bytes", "Size of this node's replica on disk, without the shared log.", []string{"store"}, nil)
+	descScavenged = prometheus.NewDesc("quorate_store_scavenged_events_total", "Events that are gone and whose records this replica has replaced by stubs, since start.", []string{"store"}, nil)
+	descGivenBack = prometheus.NewDesc("quorate_store_given_back_bytes_total", "Bytes of the state file that were given back to the file system, since start.", []string{"store"}, nil)
 	descUp        = prometheus.NewDesc("quorate_member_up", "1 when this node hears the member, else 0.", []string{"member"}, nil)
 	descLog       = prometheus.NewDesc("quorate_log_total", "Counters of the shared Raft log since start.", []string{"what"}, nil)
 )
@@ -26,7 +28,7 @@ var (
 type collector struct{ source Source }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descStores, descLeads, descHasLeader, descTerm, descElections, descPosition, descDisk, descUp, descLog} {
+	for _, d := range []*prometheus.Desc{descReady, descStores, descLeads, descHasLeader, descTerm, descElections, descPosition, descDisk, descScavenged, descGivenBack, descUp, descLog} {
 		ch <- d
 	}
 }
@@ -44,6 +46,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descHasLeader, flag(l.Leader != ""), s.Name())
 		gauge(descTerm, float64(l.Term), s.Name())
 		ch <- prometheus.MustNewConstMetric(descElections, prometheus.CounterValue, float64(l.Changes), s.Name())
+		events, bytes := s.Scavenged()
+		ch <- prometheus.MustNewConstMetric(descScavenged, prometheus.CounterValue, float64(events), s.Name())
+		ch <- prometheus.MustNewConstMetric(descGivenBack, prometheus.CounterValue, float64(bytes), s.Name())
 		info, err := s.Info(context.Background(), api.InfoRequest{ReadOptions: api.ReadOptions{Consistency: api.Local}})
 		if err == nil {
 			gauge(descPosition, float64(info.LastPosition), s.Name())

@@ -59,14 +59,18 @@ type Bus struct {
 	ctx      context.Context // done when Close begins; ends work in the background
 	cancel   context.CancelFunc
 	work     work
-	slots    chan struct{} // bounds requests that wait on this node, beyond writes at a leader
+	slots    *shares       // bounds requests that wait on this node, beyond writes at a leader
+	memory   *shares       // bounds the bytes of writes that wait on this node
 	stopping atomic.Bool   // subscriptions are being withdrawn
 	drained  atomic.Bool   // requests that still come are refused
 	refused  atomic.Uint64 // requests whose reply subject is not an inbox
 }
 
-// maxWaiting bounds requests that are being answered at once on a node, beyond the writes in flight at leaders.
-const maxWaiting = 4096
+// maxWaiting bounds requests that are being answered at once on a node, beyond the writes in flight at leaders. One store gets half of it at most, see shares.
+const maxWaiting = 8192
+
+// maxWaitingBytes bounds the bytes of writes that are under way on a node, as they arrived. They are in memory more than once while they are. Divided as the slots are.
+const maxWaitingBytes = 128 << 20
 
 // Start starts the NATS server and connects to it.
 func Start(cfg Config) (*Bus, error) {
@@ -81,7 +85,7 @@ func Start(cfg Config) (*Bus, error) {
 	}
 	b := &Bus{
 		cfg: cfg, subjects: api.Subjects{Prefix: cfg.Server.Prefix}, name: cfg.Server.Name, log: cfg.Logger,
-		posts: make(map[string]*post), slots: make(chan struct{}, maxWaiting),
+		posts: make(map[string]*post), slots: newShares(maxWaiting), memory: newShares(maxWaitingBytes),
 		inboxes: append([]string{"_INBOX."}, cfg.Inboxes...),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -152,14 +156,13 @@ func (b *Bus) Serve(backend Backend) error {
 
 // spawn runs fn in the background unless too much is under way already; the request is then answered overloaded.
 func (b *Bus) spawn(r *request, fn func()) {
-	select {
-	case b.slots <- struct{}{}:
-	default:
-		r.fail(api.ErrOverloaded.With("node %s has %d requests under way; retry, or reach another node", b.name, maxWaiting))
+	store := b.shareOf(r)
+	if used, ok := b.slots.take(store, 1); !ok {
+		r.fail(api.ErrOverloaded.With("node %s has %d requests of store %s under way, as many as there is room for all other stores; retry, or reach another node", b.name, used, r.subject.Store))
 		return
 	}
 	b.work.start(func() { // ends with the request, which its own time limit bounds
-		defer func() { <-b.slots }()
+		defer b.slots.give(store, 1)
 		fn()
 	})
 }

@@ -28,6 +28,22 @@ func newChange(r *request, s *stores.Store) (write, *api.Error) {
 	case "snapshot_delete":
 		var q api.SnapshotDeleteRequest
 		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.DeleteSnapshots(name, q, done) })
+	case "restore":
+		var q api.RestoreRequest
+		if name != "" {
+			return nil, api.ErrBadSubject.With("write.restore takes no name; leave %q out", name)
+		}
+		err := api.Unmarshal(r.message.Data(), &q)
+		return &change{raw: r.message.Data(), start: func(done stores.Done) *api.Error { return s.Restore(q, done) }}, err
+	case "delete":
+		var q api.DeleteStreamRequest
+		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.DeleteStream(name, q, done) })
+	case "truncate":
+		var q api.TruncateStreamRequest
+		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.TruncateStream(name, q, done) })
+	case "metadata":
+		var q api.StreamMetadataRequest
+		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.PutStreamMetadata(name, q, done) })
 	}
 	if strings.HasPrefix(r.subject.Verb, "subscription.") {
 		return newSubscriptionChange(r, s)

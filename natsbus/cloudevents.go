@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"mime"
@@ -24,9 +25,10 @@ func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
 	if err != nil {
 		return nil, err
 	}
-	mediaType := h["content-type"]
-	if t, _, merr := mime.ParseMediaType(mediaType); merr == nil {
-		mediaType = t
+	mediaType := mediaTypeOf(h["content-type"])
+	trace, err := traceOf(h)
+	if err != nil {
+		return nil, err
 	}
 	a := &stores.Append{Stream: stream, Expected: api.ExpectAny}
 	if expected != nil {
@@ -35,11 +37,12 @@ func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
 		}
 		a.Expected = *expected
 	}
-	isCloudEvent := mediaType == structuredMode || hasAttributes(h)
+	structured := mediaType == structuredMode || mediaType == "" && !hasAttributes(h) && isStructured(m.Data())
+	isCloudEvent := structured || hasAttributes(h)
 	switch {
 	case isCloudEvent && stream == "":
 		return nil, api.ErrBadName.With("the stream name is missing; a CloudEvent goes to the one stream that the subject names: append to %s.<stream>", m.Subject())
-	case mediaType == structuredMode:
+	case structured:
 		e, err := structuredEvent(m.Data())
 		if err != nil {
 			return nil, err
@@ -71,6 +74,9 @@ func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
 				a.Events[i].Metadata = nil
 			}
 		}
+	}
+	for i := range a.Events {
+		addTrace(&a.Events[i], trace)
 	}
 	if id := h["nats-msg-id"]; id != "" && len(a.Events) == 1 && a.Events[0].ID == "" {
 		a.Events[0].ID = id
@@ -124,32 +130,75 @@ func binaryEvent(h map[string]string, mediaType string, body []byte) (*api.NewEv
 	metadata := map[string]string{}
 	for k, v := range h {
 		switch {
-		case k == "ce-id", k == "ce-type", k == "ce-specversion":
+		case k == "ce-id", k == "ce-type", k == "ce-specversion", k == "ce-tags", isTrace(k):
 		case strings.HasPrefix(k, "ce-"):
 			metadata[k] = v
-		case k == "content-type" && v != "application/json":
-			metadata[k] = v
 		}
 	}
-	if tags := h["tags"]; tags != "" {
-		for _, t := range strings.Split(tags, ",") {
-			e.Tags = append(e.Tags, strings.TrimSpace(t))
-		}
+	e.Tags = tagsOf(h["tags"])
+	if e.Tags == nil {
+		e.Tags = tagsOf(h["ce-tags"])
 	}
 	setBody(e, mediaType, body)
+	if v := h["content-type"]; keepsType(e, v) {
+		metadata["content-type"] = v
+	}
 	return e, setMetadata(e, metadata)
+}
+
+func tagsOf(list string) []string {
+	if list == "" {
+		return nil
+	}
+	tags := strings.Split(list, ",")
+	for i := range tags {
+		tags[i] = strings.TrimSpace(tags[i])
+	}
+	return tags
+}
+
+// isStructured reports whether a payload that came without a content type is a CloudEvent in structured mode all the same: CloudEvents' own Go SDK sends it so over NATS. Our
+// append request has no specversion.
+func isStructured(payload []byte) bool {
+	if !bytes.Contains(payload, []byte(`"specversion"`)) { // most payloads need no more than this look
+		return false
+	}
+	var probe struct {
+		SpecVersion *string         `json:"specversion"`
+		Events      json.RawMessage `json:"events"`
+	}
+	return json.Unmarshal(payload, &probe) == nil && probe.SpecVersion != nil && probe.Events == nil
 }
 
 // setBody keeps a body that is JSON as JSON and anything else as bytes.
 func setBody(e *api.NewEvent, mediaType string, body []byte) {
-	isJSON := mediaType == "" || mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 	switch {
 	case len(body) == 0:
-	case isJSON && json.Valid(body) && utf8.Valid(body):
+	case isJSON(mediaType) && api.ValidJSON(body) && utf8.Valid(body):
 		e.Data = body
 	default:
 		e.DataBase64 = body
 	}
+}
+
+// keepsType reports whether the content type says more than the form in which the event keeps its data.
+func keepsType(e *api.NewEvent, contentType string) bool {
+	return contentType != "" && (contentType != "application/json" || e.DataBase64 != nil)
+}
+
+// mediaTypeOf returns a content type without its parameters.
+func mediaTypeOf(contentType string) string {
+	if contentType == "" {
+		return ""
+	}
+	if t, _, err := mime.ParseMediaType(contentType); err == nil {
+		return t
+	}
+	return contentType
+}
+
+func isJSON(mediaType string) bool {
+	return mediaType == "" || mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
 func setMetadata(e *api.NewEvent, metadata map[string]string) *api.Error {
@@ -171,10 +220,13 @@ func structuredEvent(payload []byte) (*api.NewEvent, *api.Error) {
 		return nil, api.ErrBadRequest.With("the payload is not a CloudEvent as JSON: %v", err)
 	}
 	e := &api.NewEvent{}
-	metadata := map[string]string{}
+	metadata, trace := map[string]string{}, map[string]string{}
+	var data json.RawMessage
+	var encoded []byte
+	contentType := ""
 	for name, raw := range attributes {
 		if name == "data" {
-			e.Data = raw
+			data = raw
 			continue
 		}
 		var text string
@@ -191,23 +243,48 @@ func structuredEvent(payload []byte) (*api.NewEvent, *api.Error) {
 				return nil, api.ErrBadRequest.With("specversion is %q; 1.0 is known", text)
 			}
 		case "data_base64":
-			data, err := base64.StdEncoding.DecodeString(text)
+			bytes, err := base64.StdEncoding.DecodeString(text)
 			if err != nil {
 				return nil, api.ErrBadRequest.With("data_base64 is not base64: %v", err)
 			}
-			e.DataBase64 = data
+			encoded = bytes
 		case "datacontenttype":
-			if text != "application/json" {
-				metadata["content-type"] = text
-			}
+			contentType = text
 		case "tags":
-			e.Tags = strings.Split(text, ",")
+			e.Tags = tagsOf(text)
 		default:
-			metadata["ce-"+name] = text
+			if header := "ce-" + name; isTrace(header) {
+				trace[header] = text
+			} else {
+				metadata[header] = text
+			}
 		}
+	}
+	if data != nil && encoded != nil {
+		return nil, api.ErrBadRequest.With("the CloudEvent has data and data_base64; send one of them")
+	}
+	var text string
+	switch {
+	case data != nil && !isJSON(mediaTypeOf(contentType)) && json.Unmarshal(data, &text) == nil:
+		e.DataBase64 = []byte(text) // the text itself, which JSON only carried
+	case data != nil:
+		e.Data = data
+	default:
+		setBody(e, mediaTypeOf(contentType), encoded)
+	}
+	if keepsType(e, contentType) {
+		metadata["content-type"] = contentType
 	}
 	if e.Type == "" {
 		return nil, api.ErrBadRequest.With("the CloudEvent has no type")
 	}
-	return e, setMetadata(e, metadata)
+	if err := setMetadata(e, metadata); err != nil {
+		return nil, err
+	}
+	kept, err := traceOf(trace)
+	if err != nil {
+		return nil, err
+	}
+	addTrace(e, kept)
+	return e, nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -46,6 +47,20 @@ func TestDecodeAppend(t *testing.T) {
 			`{"specversion":"1.0","type":"T","id":"i","source":"/s","data":{"x":1}}`,
 			one(-2, api.NewEvent{ID: "i", Type: "T", Data: json.RawMessage(`{"x":1}`), Metadata: json.RawMessage(`{"ce-source":"/s"}`)}), nil},
 		{"structured, bytes", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0","type":"T","data_base64":"/w=="}`, one(-2, api.NewEvent{Type: "T", DataBase64: []byte("\xff")}), nil},
+		{"what caused it", nats.Header{"Traceparent": {"00-a-b-01"}, "Correlation-Id": {"c1"}}, `{"events":[{"type":"T"},{"type":"T","metadata": {"by":"x","correlation-id":7} }]}`,
+			&stores.Append{Stream: "s", Expected: -2, Events: []api.NewEvent{
+				{Type: "T", Metadata: json.RawMessage(`{"traceparent":"00-a-b-01","correlation-id":"c1"}`)},
+				{Type: "T", Metadata: json.RawMessage(`{"by":"x","correlation-id":7,"traceparent":"00-a-b-01"}`)}}}, nil},
+		{"binary, what caused it", nats.Header{"ce-type": {"T"}, "ce-traceparent": {"00-a-b-01"}, "traceparent": {"00-c-d-01"}, "ce-causationid": {"i0"}, "ce-tags": {"a"}}, ``,
+			one(-2, api.NewEvent{Type: "T", Tags: []string{"a"}, Metadata: json.RawMessage(`{"traceparent":"00-a-b-01","causation-id":"i0"}`)}), nil},
+		{"what caused it is too long", nats.Header{"tracestate": {strings.Repeat("x", api.MaxTraceHeader+1)}}, `{"events":[{"type":"T"}]}`, nil, api.ErrBadName},
+		{"what caused it, no object", nats.Header{"traceparent": {"t"}}, `{"events":[{"type":"T","metadata":[1]}]}`, one(-2, api.NewEvent{Type: "T", Metadata: json.RawMessage("[1]")}), nil},
+		{"structured without a header", nil, ` {"specversion":"1.0","type":"T","id":"i","correlationid":"c1","tags":"a, b","other":5}`,
+			one(-2, api.NewEvent{ID: "i", Type: "T", Tags: []string{"a", "b"}, Metadata: json.RawMessage(`{"ce-other":"5","correlation-id":"c1"}`)}), nil},
+		{"JSON that mentions it", nil, `{"events":[{"type":"T","data":{"specversion":"1.0"}}]}`, one(-2, api.NewEvent{Type: "T", Data: json.RawMessage(`{"specversion":"1.0"}`)}), nil},
+		{"structured, text", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0","type":"T","datacontenttype":"text/plain","data":"a \"b\""}`,
+			one(-2, api.NewEvent{Type: "T", DataBase64: []byte(`a "b"`), Metadata: json.RawMessage(`{"content-type":"text/plain"}`)}), nil},
+		{"structured, data twice", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0","type":"T","data":1,"data_base64":"/w=="}`, nil, api.ErrBadRequest},
 		{"structured, another version", nats.Header{"content-type": {structuredMode}}, `{"specversion":"0.3","type":"T"}`, nil, api.ErrBadRequest},
 		{"structured, no type", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0"}`, nil, api.ErrBadRequest},
 		{"structured, no JSON", nats.Header{"content-type": {structuredMode}}, `x`, nil, api.ErrBadRequest},
@@ -98,13 +113,14 @@ func TestDecodeAppendWithoutAStream(t *testing.T) {
 
 // TestLiveHeaders: what came in as a CloudEvent goes out as the same one, and metadata cannot break out of its header.
 func TestLiveHeaders(t *testing.T) {
-	h := cloudEventHeaders("es", "orders", &api.Event{
+	h := cloudEventHeaders(api.Subjects{}, "orders", &api.Event{
 		Position: 9, Version: 3, Stream: "s", ID: "i", Type: "T", Data: json.RawMessage("1"), Tags: []string{"a", "b"},
-		Metadata: json.RawMessage(`{"ce-source":"/shop","ce-subject":"x","ce-position":"77","ce-bad":"a\r\nNats-Msg-Id: 1","other":"y","ce-n":5}`),
+		Metadata: json.RawMessage(`{"ce-source":"/shop","ce-subject":"x","ce-position":"77","ce-bad":"a\r\nNats-Msg-Id: 1","other":"y","ce-n":5,"ce-Bad":"x","traceparent":"00-a-b-01","correlation-id":"c1","causation-id":"a\r\nb"}`),
 	})
 	want := nats.Header{
 		"ce-specversion": {"1.0"}, "ce-id": {"i"}, "ce-type": {"T"}, "ce-time": {"0001-01-01T00:00:00Z"}, "ce-source": {"/shop"}, "ce-subject": {"s"},
 		"ce-version": {"3"}, "ce-position": {"9"}, "ce-tags": {"a,b"}, "content-type": {"application/json"},
+		"ce-traceparent": {"00-a-b-01"}, "traceparent": {"00-a-b-01"}, "ce-correlationid": {"c1"}, "correlation-id": {"c1"},
 	}
 	if !reflect.DeepEqual(h, want) {
 		t.Errorf("got  %v\nwant %v", h, want)

@@ -27,6 +27,7 @@ type request struct {
 	message   message
 	subject   api.Subject
 	forwarded bool // it came from another node; it must not be sent on
+	kept      int  // its bytes, taken of the bus's memory until it is answered
 }
 
 // accept parses the subject and checks the reply subject. It returns nil when the message is dealt with already.
@@ -109,7 +110,20 @@ func (r *request) errorType() string {
 	return api.TypeError
 }
 
+// keep counts the request's bytes until it is answered. When there is no room for them it reports how many the store has.
+func (r *request) keep() (used int, ok bool) {
+	n := len(r.message.Data()) + 1
+	if used, ok = r.bus.memory.take(r.subject.Store, n); ok {
+		r.kept = n
+	}
+	return used, ok
+}
+
 func (r *request) send(data []byte, header nats.Header, failed *api.Error) {
+	if r.kept > 0 {
+		r.bus.memory.give(r.subject.Store, r.kept)
+		r.kept = 0
+	}
 	if r.message.Reply() == "" {
 		if failed != nil {
 			r.bus.log.Debug("a request without a reply subject was refused", "subject", r.message.Subject(), "error", failed)

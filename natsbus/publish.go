@@ -1,11 +1,6 @@
 package natsbus
 
 import (
-	"encoding/json"
-	"strconv"
-	"strings"
-	"time"
-
 	"github.com/nats-io/nats.go"
 
 	"github.com/quorate/quorate/api"
@@ -15,8 +10,10 @@ import (
 
 // Listens reports whether anybody in the cluster is subscribed to the stream's live events: most of the time nobody is.
 func (b *Bus) Listens(s *stores.Store, stream string) bool {
-	return s.Name() == api.ConfigStore || b.embedded.clients.Interest(b.subjects.Event(s.Name(), stream)) > 0
+	return s.Name() == api.ConfigStore || b.wanted(b.subjects.Event(s.Name(), stream)) || b.wanted(b.subjects.CloudEvent(s.Name(), stream))
 }
+
+func (b *Bus) wanted(subject string) bool { return b.embedded.clients.Interest(subject) > 0 }
 
 // Committed publishes events that were committed while this node leads their store: live, at most once, in position order.
 func (b *Bus) Committed(s *stores.Store, events []api.Event) {
@@ -28,44 +25,39 @@ func (b *Bus) Committed(s *stores.Store, events []api.Event) {
 			}
 			continue
 		}
-		m := &nats.Msg{Subject: b.subjects.Event(s.Name(), e.Stream), Data: e.Body(), Header: cloudEventHeaders(b.cfg.Server.Prefix, s.Name(), e)}
-		if err := b.clients.PublishMsg(m); err != nil {
-			b.log.Warn("a live event was not published", "store", s.Name(), "position", e.Position, "error", err)
+		if subject := b.subjects.Event(s.Name(), e.Stream); b.wanted(subject) {
+			b.publishLive(s, e, &nats.Msg{Subject: subject, Data: e.Body(), Header: cloudEventHeaders(b.subjects, s.Name(), e)})
+		}
+		if subject := b.subjects.CloudEvent(s.Name(), e.Stream); b.wanted(subject) {
+			body, err := e.CloudEvent(b.subjects.Source(s.Name()))
+			if err != nil {
+				b.log.Warn("a live event is no CloudEvent", "store", s.Name(), "position", e.Position, "error", err)
+				continue
+			}
+			b.publishLive(s, e, &nats.Msg{Subject: subject, Data: body, Header: nats.Header{"content-type": {structuredMode}}})
 		}
 	}
 }
 
-// cloudEventHeaders describes an event in CloudEvents' binary mode. Attributes that came with the event go out as they came in, except those
-// that say where it is stored.
-func cloudEventHeaders(prefix, store string, e *api.Event) nats.Header {
-	h := nats.Header{
-		"ce-specversion": {"1.0"},
-		"ce-id":          {e.ID},
-		"ce-source":      {"/" + prefix + "/" + store},
-		"ce-type":        {e.Type},
-		"ce-time":        {e.Time.Format(time.RFC3339Nano)},
-		"content-type":   {"application/json"},
+func (b *Bus) publishLive(s *stores.Store, e *api.Event, m *nats.Msg) {
+	if err := b.clients.PublishMsg(m); err != nil {
+		b.log.Warn("a live event was not published", "store", s.Name(), "subject", m.Subject, "position", e.Position, "error", err)
 	}
-	if e.Data == nil {
-		h["content-type"] = []string{"application/octet-stream"}
+}
+
+// cloudEventHeaders describes an event in CloudEvents' binary mode, and says in the headers of W3C Trace Context, too, what caused it.
+func cloudEventHeaders(subjects api.Subjects, store string, e *api.Event) nats.Header {
+	attributes := e.CloudAttributes(subjects.Source(store))
+	h := make(nats.Header, len(attributes)+len(api.TraceHeaders))
+	for name, value := range attributes {
+		h["ce-"+name] = []string{value}
 	}
-	var metadata map[string]any
-	if json.Unmarshal(e.Metadata, &metadata) == nil {
-		for key, value := range metadata {
-			text, ok := value.(string)
-			if ok && (strings.HasPrefix(key, "ce-") || key == "content-type") && printable(text) {
-				h[key] = []string{text}
-			}
+	h["content-type"] = h["ce-datacontenttype"]
+	delete(h, "ce-datacontenttype")
+	for _, name := range api.TraceHeaders {
+		if value, ok := attributes[api.ExtensionOf(name)]; ok {
+			h[name] = []string{value}
 		}
-	}
-	h["ce-subject"] = []string{e.Stream}
-	h["ce-version"] = []string{strconv.FormatUint(e.Version, 10)}
-	h["ce-position"] = []string{strconv.FormatUint(e.Position, 10)}
-	if len(e.Tags) > 0 {
-		h["ce-tags"] = []string{strings.Join(e.Tags, ",")}
 	}
 	return h
 }
-
-// printable keeps line breaks out of headers: metadata that came as JSON may hold anything.
-func printable(s string) bool { return !strings.ContainsAny(s, "\r\n\x00") }

@@ -29,7 +29,7 @@ func (b *Bus) Wanted(subject string) bool { return b.embedded.clients.Interest(s
 
 // Push implements stores.Pusher.
 func (b *Bus) Push(s *stores.Store, subscription string, config *api.SubscriptionConfig, e *api.DeliveredEvent) error {
-	m := &nats.Msg{Subject: config.DeliverSubject, Data: e.Body(), Header: cloudEventHeaders(b.cfg.Server.Prefix, s.Name(), &e.Event)}
+	m := &nats.Msg{Subject: config.DeliverSubject, Data: e.Body(), Header: cloudEventHeaders(b.subjects, s.Name(), &e.Event)}
 	m.Header[headerAttempt] = []string{strconv.Itoa(e.Attempt)}
 	if config.Ack != api.AckNone {
 		m.Reply = b.subjects.Write(s.Name(), "subscription.ack", subscription+"."+strconv.FormatUint(e.Position, 10))

@@ -53,6 +53,13 @@ func (b *Bus) readStore(r *request) {
 			v, err := s.Snapshots(ctx, name, q)
 			r.answer(v, err)
 		}
+	case "metadata":
+		var q api.StreamStateRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.StreamState(ctx, name, q)
+			r.answer(v, err)
+		}
 	case "subscriptions":
 		var q api.ReadOptions
 		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
@@ -79,6 +86,20 @@ func (b *Bus) readStore(r *request) {
 		if s, ctx, cancel := b.openRead(r, &q, func() int { return q.WaitMS }); s != nil {
 			defer cancel()
 			v, err := s.ReadAll(ctx, q)
+			r.answer(v, err)
+		}
+	case "backup":
+		var q api.BackupRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.BackupEvents(ctx, q)
+			r.answer(v, err)
+		}
+	case "backup_keys":
+		var q api.BackupKeysRequest
+		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
+			defer cancel()
+			v, err := s.BackupKeys(ctx, q)
 			r.answer(v, err)
 		}
 	case "streams":

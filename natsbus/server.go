@@ -110,7 +110,7 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 // groups that requests are handed to, and cannot pretend that a post exists.
 func clientPermissions(prefix string) *server.Permissions {
 	return &server.Permissions{
-		Publish: &server.SubjectPermission{Deny: []string{markerPrefix + ">", prefix + ".*.event.>"}},
+		Publish: &server.SubjectPermission{Deny: []string{markerPrefix + ">", prefix + ".*.event.>", prefix + ".*.cloudevent.>"}},
 		Subscribe: &server.SubjectPermission{Deny: []string{
 			markerPrefix + ">", nearPrefix + ">", prefix + ".*.write.> >", prefix + ".*.read.> >",
 		}},

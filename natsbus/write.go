@@ -84,6 +84,10 @@ func (w *appendWrite) repeatable() bool { return true }
 
 // begin carries out w at this node when it serves the store. Otherwise, or when it ceases to, the request is kept and forwarded.
 func (b *Bus) begin(p *post, r *request, w write) {
+	if used, ok := r.keep(); !ok {
+		r.fail(api.ErrOverloaded.With("node %s has writes to store %s with %d bytes under way, as many as there is room for all other stores; slow down and retry", b.name, p.store.Name(), used))
+		return
+	}
 	if !p.serves() {
 		b.spawn(r, func() { b.standIn(p, r, w) })
 		return

@@ -46,6 +46,7 @@ type member struct {
 	name    string
 	dir     string
 	timing  Timing
+	disk    *disk // of the log's segments; nil: a real one, which forgets nothing
 
 	identity *Identity
 	node     *Node
@@ -59,6 +60,7 @@ type member struct {
 type testCluster struct {
 	members []*member
 	ids     []string // server ids of the first members
+	direct  bool     // members reach each other without links, which cost processor time
 
 	mu    sync.Mutex // guards what follows
 	addrs map[string]string
@@ -109,10 +111,14 @@ func (m *member) listen() {
 	}
 	self := m.identity.ServerID()
 	_, statErr := os.Stat(filepath.Join(m.dir, "raft.db"))
-	node, err := Open(Config{
+	cfg := Config{
 		Identity: m.identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c1" }, HasData: statErr == nil, Timing: m.timing,
 		Resolve: func(id string) (string, error) { return m.cluster.resolve(self, id) },
-	})
+	}
+	if m.disk != nil {
+		cfg.segments, cfg.OnFatal = m.disk, func(error) {}
+	}
+	node, err := Open(cfg)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -278,6 +284,9 @@ func (c *testCluster) resolve(from, to string) (string, error) {
 	if _, ok := c.addrs[to]; !ok {
 		return "", fmt.Errorf("%s has not been heard", to)
 	}
+	if c.direct {
+		return c.addrs[to], nil
+	}
 	l := c.links[[2]string{from, to}]
 	if l == nil {
 		var err error
@@ -297,7 +306,7 @@ func (c *testCluster) isolate(m *member, cut bool) {
 	c.cut[m.node.ServerID()] = cut
 	for key, l := range c.links {
 		if key[0] == m.node.ServerID() || key[1] == m.node.ServerID() {
-			l.setCut(cut)
+			l.setCut(c.cut[key[0]] || c.cut[key[1]])
 		}
 	}
 }

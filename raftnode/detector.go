@@ -13,7 +13,7 @@ import (
 // detector tells which nodes can be reached, once for all groups, so that the groups themselves may have long timers and cost nothing while they are
 // idle.
 //
-// It sends a probe to every peer each Timing.Probe and counts a peer as gone after Timing.Silence without an answer, or sooner when its process refuses
+// It sends a probe to every peer each Timing.Probe, and when a connection breaks, and counts a peer as gone after Timing.Silence without an answer, or sooner when its process refuses
 // connections. Probes carry what their sender thinks of the others: one node's silence may be that node's own trouble, so a leader is
 // replaced only when a majority of its group's members agrees that it is gone (see agreed). Only answers to our own probes count as signs of life, so a peer that
 // can send and not receive is gone too.
@@ -21,6 +21,7 @@ type detector struct {
 	node    *Node
 	process uint64 // of this process: a peer that restarts leads nothing any more, however fast it was
 	changed func() // called after every change of a peer's state; must not block
+	poke    chan struct{}
 
 	mu    sync.Mutex // guards peers and what they point to
 	peers map[string]*peerState
@@ -31,6 +32,7 @@ type peerState struct {
 	gone     bool      // true until it is heard for the first time
 	since    time.Time // when it began to be watched
 	heard    time.Time // when the last answered probe was sent
+	asked    time.Time // when it was first probed since it has answered; zero: not yet
 	failing  time.Time // since when its connections fail; zero when they do not
 	troubled bool      // a probe was not answered; messages may have been lost as well
 	process  uint64    // as it last said
@@ -49,20 +51,29 @@ const (
 func newDetector(n *Node, changed func()) *detector {
 	var b [8]byte
 	rand.Read(b[:])
-	return &detector{node: n, process: binary.BigEndian.Uint64(b[:]) | 1, changed: changed, peers: make(map[string]*peerState)}
+	return &detector{node: n, process: binary.BigEndian.Uint64(b[:]) | 1, changed: changed, poke: make(chan struct{}, 1), peers: make(map[string]*peerState)}
 }
 
 // run ends with ctx.
 func (d *detector) run(ctx context.Context) {
-	tick := time.NewTicker(d.node.cfg.Timing.Probe)
-	defer tick.Stop()
+	timer := time.NewTimer(d.node.cfg.Timing.Probe)
+	defer timer.Stop()
 	for {
 		select {
-		case <-tick.C:
-			d.round(ctx)
+		case <-timer.C:
+		case <-d.poke:
 		case <-ctx.Done():
 			return
 		}
+		timer.Reset(d.round(ctx))
+	}
+}
+
+// suspect has everybody probed at once: a connection has broken, or a probe has failed.
+func (d *detector) suspect() {
+	select {
+	case d.poke <- struct{}{}:
+	default:
 	}
 }
 
@@ -96,17 +107,31 @@ func (d *detector) unwatch(members []string) {
 	}
 }
 
-// round sends a probe to everybody and counts the silent as gone.
-func (d *detector) round(ctx context.Context) {
+// round counts the silent as gone, sends a probe to everybody, which tells of that, and returns when the next round is due: sooner while somebody's connections
+// fail.
+func (d *detector) round(ctx context.Context) (wait time.Duration) {
 	d.mu.Lock()
+	t := d.node.cfg.Timing
 	now, changed := time.Now(), false
+	wait = t.Probe
 	for id, p := range d.peers {
-		silent := now.Sub(p.heard) > d.node.cfg.Timing.Silence
+		silent := !p.asked.IsZero() && now.Sub(p.asked) > t.Silence
 		refused := !p.failing.IsZero() && now.Sub(p.failing) > refusedFor
 		if !p.gone && (silent || refused) {
 			p.gone, changed = true, true
 			d.node.cfg.Logger.Debug("peer is gone", "peer", id, "silent", silent, "refused", refused)
 		}
+		if p.gone {
+			continue
+		}
+		if !p.failing.IsZero() {
+			wait = min(wait, refusedFor/3)
+		}
+		if !p.asked.IsZero() {
+			wait = min(wait, max(t.Silence-now.Sub(p.asked), time.Millisecond))
+		}
+	}
+	for id, p := range d.peers {
 		if p.probing < maxProbing {
 			d.probeLocked(ctx, id, p)
 		}
@@ -115,10 +140,14 @@ func (d *detector) round(ctx context.Context) {
 	if changed {
 		d.changed()
 	}
+	return wait
 }
 
 func (d *detector) probeLocked(ctx context.Context, id string, p *peerState) {
 	p.probing++
+	if p.asked.IsZero() {
+		p.asked = time.Now()
+	}
 	body := d.encodeLocked()
 	d.node.wg.Add(1)
 	go func() { // ends with the answer, at the latest after Timing.Silence
@@ -142,7 +171,10 @@ func (d *detector) probe(ctx context.Context, id string, p *peerState, body []by
 	changed, healed := false, false
 	switch {
 	case err == nil:
-		p.failing = time.Time{}
+		p.failing, p.asked = time.Time{}, time.Time{}
+		if p.probing > 0 {
+			p.asked = time.Now() // of the others, at the latest
+		}
 		healed, p.troubled = p.troubled, false
 		if sent.After(p.heard) {
 			p.heard = sent
@@ -158,6 +190,7 @@ func (d *detector) probe(ctx context.Context, id string, p *peerState, body []by
 		p.troubled = true
 		if !errors.Is(err, context.DeadlineExceeded) && p.failing.IsZero() {
 			p.failing = sent
+			d.suspect()
 		}
 	}
 	d.mu.Unlock()
@@ -229,6 +262,18 @@ func (d *detector) reachable(id string) bool {
 	defer d.mu.Unlock()
 	p := d.peers[id]
 	return p != nil && !p.gone
+}
+
+// calm reports that nobody is missed, neither by this node nor, by what they said last, by others: then no node is isolated or agreed to be gone.
+func (d *detector) calm() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.peers {
+		if len(p.view) > 0 || d.missedLocked(p) {
+			return false
+		}
+	}
+	return true
 }
 
 // agreed reports whether a majority of the members thinks that the node is gone.

@@ -132,9 +132,10 @@ func (e *elections) round(ctx context.Context) {
 // findOrphans lists the groups whose members must be asked, and makes leaders that reach no majority step down.
 func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 	d := e.node.detector
+	calm := d.calm() // spares a thousand groups the two questions
 	for _, g := range e.node.openGroups() {
 		members := g.Members()
-		isolated := d.isolated(members)
+		isolated := !calm && d.isolated(members)
 		if view := g.Leadership(); view.Role != Follower {
 			delete(e.orphans, g)
 			if isolated {
@@ -144,7 +145,7 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 		}
 		_, id := g.raft.LeaderWithID()
 		leader := string(id)
-		lost := leader != "" && leader != e.node.ServerID() && (isolated || d.agreed(leader, members) || g.leaderRestarted(leader))
+		lost := leader != "" && leader != e.node.ServerID() && (isolated || !calm && d.agreed(leader, members) || g.leaderRestarted(leader))
 		g.leadership.loseLeader(lost)
 		if leader != "" && !lost {
 			delete(e.orphans, g)

@@ -155,7 +155,8 @@ func (g *Group) open() (err error) {
 		return err
 	}
 	g.trans = trans
-	if g.logs, err = raft.NewLogCache(logCache, g.store); err != nil {
+	logs := &overlappingLog{Store: g.store}
+	if g.logs, err = raft.NewLogCache(logCache, logs); err != nil {
 		return err
 	}
 	conf := g.raftConfig()
@@ -163,12 +164,14 @@ func (g *Group) open() (err error) {
 	conf.NotifyCh = notify
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
-		g.raft, err = raft.NewRaft(conf, &groupMachine{Machine: g.machine, snapshots: snapshots, applied: g.applied}, g.logs, g.store, snapshots, trans)
+		machine := &groupMachine{Machine: g.machine, log: g.store, snapshots: snapshots, applied: g.applied}
+		g.raft, err = raft.NewRaft(conf, machine, g.logs, g.store, snapshots, &boundedTransport{trans, g.store})
 	}
 	if err != nil {
 		trans.Close()
 		return err
 	}
+	logs.raft.Store(g.raft)
 	g.reads.group, g.reads.ask = g, g.askLeader
 	g.answers.group, g.answers.ask = g, g.confirmedIndex
 	g.refreshMembers()
@@ -267,6 +270,9 @@ func (p *Proposal) Wait() (any, error) {
 	defer p.group.inflight.Done()
 	if err := p.future.Error(); err != nil {
 		return nil, applyError(err)
+	}
+	if lost, ok := p.future.Response().(notDurable); ok {
+		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, lost.err)
 	}
 	return p.future.Response(), nil
 }

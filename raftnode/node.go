@@ -24,6 +24,7 @@ type Config struct {
 	TLS       *tls.Config                           // mutual TLS between members; nil: plain TCP
 	HasData   bool                                  // this disk belongs to a cluster: a missing log is damage, not a blank disk
 	Timing    Timing                                // zero: DefaultTiming
+	segments  wal.Folder                            // tests put one here that forgets; nil: the identity's directory
 	OnFatal   func(error)                           // a failed write or fsync; must not return to normal work; default: panic
 	Logger    *slog.Logger                          // default: discard
 }
@@ -32,7 +33,7 @@ type Config struct {
 //
 // Nodes watch each other (see detector), so groups need not: their own timers are the safety net, and long, since each costs messages for every group.
 type Timing struct {
-	Probe     time.Duration // between two probes of a peer
+	Probe     time.Duration // between two probes of a peer whose connection holds
 	Silence   time.Duration // a peer that has not answered for so long is gone; a leader that reaches no majority for so long steps down
 	Heartbeat time.Duration // a follower stands for election after this much silence of its leader, up to twice; a leader speaks ten times as often
 	Election  time.Duration // a candidate tries again after this, up to twice; at least Heartbeat
@@ -42,7 +43,7 @@ type Timing struct {
 
 // DefaultTiming replaces a leader that was killed in less than half a second and one that hangs in less than two, and survives most of a second of stall.
 var DefaultTiming = Timing{
-	Probe:     100 * time.Millisecond,
+	Probe:     250 * time.Millisecond,
 	Silence:   time.Second,
 	Heartbeat: 3 * time.Minute,
 	Election:  3 * time.Minute,
@@ -84,6 +85,7 @@ func Open(cfg Config) (*Node, error) {
 		Path:      filepath.Join(cfg.Identity.Dir(), "raft.db"),
 		NodeID:    cfg.Identity.DiskID,
 		MustExist: cfg.HasData,
+		Segments:  cfg.segments,
 		OnFatal:   cfg.OnFatal,
 		Logger:    cfg.Logger,
 	})
@@ -105,6 +107,7 @@ func Open(cfg Config) (*Node, error) {
 		Resolve:   cfg.Resolve,
 		Handler:   n.handleCall,
 		OnMessage: n.handleMessage,
+		OnBroken:  func(string) { n.detector.suspect() },
 		TLS:       cfg.TLS,
 		// Probes are written that often anyway, and take heartbeats along.
 		HeartbeatWait: min(cfg.Timing.Probe, cfg.Timing.Heartbeat/20),

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/quorate/quorate/raftnode/wal"
 )
 
 // A snapshot is a marker: since the Machine is on disk, taking one writes only which entry the state contains, and its cost does not grow with the
@@ -237,9 +239,11 @@ func (k *sink) Cancel() error {
 	return os.Remove(k.file.Name())
 }
 
-// groupMachine is the machine as raft sees it: a restore that succeeded turns the received snapshot into a marker, and what is applied is noted.
+// groupMachine is the machine as raft sees it: a restore that succeeded turns the received snapshot into a marker, and what is applied is on this disk before, and
+// noted.
 type groupMachine struct {
 	Machine
+	log       wal.Store
 	snapshots *snapshotStore
 	applied   func(last *raft.Log)
 }
@@ -247,10 +251,14 @@ type groupMachine struct {
 func (m *groupMachine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
 
 func (m *groupMachine) ApplyBatch(logs []*raft.Log) []any {
-	results := m.Machine.ApplyBatch(logs)
-	if len(logs) > 0 {
-		m.applied(logs[len(logs)-1])
+	if len(logs) == 0 {
+		return nil
 	}
+	if lost := m.awaitDurable(logs); lost != nil {
+		return lost
+	}
+	results := m.Machine.ApplyBatch(logs)
+	m.applied(logs[len(logs)-1])
 	return results
 }
 

@@ -141,3 +141,10 @@ func (s *Store) reply(p *pending, a *fsm.AppendResult) any {
 
 // close waits until everything is answered. The group must be closing, so that nothing new is taken.
 func (d *door) close() { d.wg.Wait() }
+
+// busy reports whether anything is on its way.
+func (d *door) busy() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inflight > 0
+}

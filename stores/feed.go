@@ -25,13 +25,16 @@ func (s *Store) Feed(after uint64) *Feed { return &Feed{store: s, after: after} 
 func (f *Feed) Next(ctx context.Context) ([]api.Event, error) {
 	for {
 		changed := f.store.machine.Changed()
-		page, err := f.store.machine.ReadAll(fsm.AllQuery{After: f.after, Limit: feedPage, MaxBytes: api.MaxPageBytes})
+		page, err := f.store.machine.ReadAll(fsm.AllQuery{After: f.after, Limit: feedPage, MaxBytes: api.MaxPageBytes, Now: f.store.now().UnixMicro()})
 		if err != nil {
 			return nil, err
 		}
-		if n := len(page.Events); n > 0 {
-			f.after = page.Events[n-1].Position
+		f.after = page.Next // also over events that are gone
+		if len(page.Events) > 0 {
 			return page.Events, nil
+		}
+		if !page.End {
+			continue
 		}
 		select {
 		case <-changed:
@@ -110,16 +113,25 @@ func (f *liveFeed) run() {
 		todo := f.spans[0]
 		f.mu.Unlock()
 		page, err := f.store.machine.ReadAll(fsm.AllQuery{
-			After: todo.next - 1, Limit: int(min(todo.last-todo.next+1, feedPage)), MaxBytes: api.MaxPageBytes,
+			After: todo.next - 1, Limit: int(min(todo.last-todo.next+1, feedPage)), MaxBytes: api.MaxPageBytes, Gone: true,
 		})
-		if err != nil || len(page.Events) == 0 {
+		events := upTo(page.Events, todo.last)
+		if err != nil || len(events) == 0 {
 			f.store.log.Error("live events are lost", "from", todo.next, "to", todo.last, "error", err)
 			f.advance(todo.last)
 			continue
 		}
-		f.publish(f.store, page.Events)
-		f.advance(page.Events[len(page.Events)-1].Position)
+		f.publish(f.store, events)
+		f.advance(events[len(events)-1].Position)
 	}
+}
+
+// upTo returns the events up to the position: a page has others behind them in the place of those that were scavenged meanwhile.
+func upTo(events []api.Event, last uint64) []api.Event {
+	for n := len(events); n > 0 && events[n-1].Position > last; n-- {
+		events = events[:n-1]
+	}
+	return events
 }
 
 // advance says that everything up to done is published. Only run takes from the front.

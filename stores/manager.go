@@ -42,11 +42,12 @@ type Manager struct {
 	cfg     Config
 	flushes flushes
 	stop    chan struct{}  // closed by Close
-	wg      sync.WaitGroup // the one who rests idle stores
+	wg      sync.WaitGroup // those who rest idle stores and tend streams
 
 	mu      sync.Mutex // guards what follows
 	stores  map[string]*Store
 	failed  map[string]Failure
+	wanted  int           // how many data stores the last Reconcile was to have open
 	changed chan struct{} // closed and replaced when stores or failed change
 	closed  bool
 }
@@ -70,6 +71,7 @@ func NewManager(cfg Config) *Manager {
 	}
 	m := &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{}), stop: make(chan struct{})}
 	m.wg.Go(func() { m.restIdle(m.stop) }) // ends with Close
+	m.wg.Go(func() { m.tend(m.stop) })     // ends with Close
 	return m
 }
 
@@ -177,8 +179,12 @@ func (m *Manager) Reconcile(want []Spec) {
 		wanted[spec.Name] = spec
 	}
 	for _, s := range m.List() {
-		if spec, ok := wanted[s.Name()]; s.Name() != api.ConfigStore && (!ok || spec.group() != s.spec.group()) {
+		switch spec, ok := wanted[s.Name()]; {
+		case s.Name() == api.ConfigStore:
+		case !ok || spec.group() != s.spec.group():
 			m.Remove(s)
+		default:
+			s.SetLimits(spec.Limits)
 		}
 	}
 	for _, f := range m.Failures() {
@@ -186,6 +192,9 @@ func (m *Manager) Reconcile(want []Spec) {
 			m.forget(f)
 		}
 	}
+	m.mu.Lock()
+	m.wanted = len(want)
+	m.mu.Unlock()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, openParallel)
 	for _, spec := range want {
@@ -200,6 +209,17 @@ func (m *Manager) Reconcile(want []Spec) {
 		}()
 	}
 	wg.Wait()
+}
+
+// Progress says how many data stores there should be here, and how many of them are open or set aside.
+func (m *Manager) Progress() (done, wanted int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	done = len(m.stores) + len(m.failed)
+	if _, ok := m.stores[api.ConfigStore]; ok {
+		done--
+	}
+	return min(done, m.wanted), m.wanted
 }
 
 // Remove closes the store and moves its files aside; the log forgets the group. Nothing is deleted: the state file holds every event.

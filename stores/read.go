@@ -13,6 +13,14 @@ const defaultLimit = 100
 
 // Catchup makes this replica fit to be read as o asks: linearizable reads go through the read index, min_position waits until it is applied.
 func (s *Store) Catchup(ctx context.Context, o api.ReadOptions) *api.Error {
+	if err := s.catchUp(ctx, o); err != nil {
+		return err
+	}
+	return s.refuseRestoring()
+}
+
+// catchUp is Catchup also while a backup is being restored.
+func (s *Store) catchUp(ctx context.Context, o api.ReadOptions) *api.Error {
 	switch o.Consistency {
 	case "", api.Linearizable:
 		if err := s.group.LinearizableRead(ctx); err != nil {
@@ -39,7 +47,7 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	if err != nil {
 		return nil, err
 	}
-	q := fsm.StreamQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.From == nil}
+	q := fsm.StreamQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.From == nil, Now: s.now().UnixMicro()}
 	if r.From != nil {
 		q.From = *r.From
 	}
@@ -54,7 +62,7 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	err = s.poll(ctx, r.WaitMS, func() (bool, error) {
 		var err error
 		page, err = s.machine.ReadStream(stream, q)
-		return len(page.Events) > 0, err
+		return len(page.Events) > 0 || err == nil && !page.End, err
 	})
 	if err != nil {
 		return nil, err
@@ -76,7 +84,7 @@ func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadRes
 	if err != nil {
 		return nil, err
 	}
-	q := fsm.AllQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.After == nil, Query: r.Query}
+	q := fsm.AllQuery{Limit: limit, MaxBytes: api.MaxPageBytes, Backward: r.Backward, FromEnd: r.Backward && r.After == nil, Query: r.Query, Now: s.now().UnixMicro()}
 	if r.After != nil {
 		q.After = *r.After
 	}
@@ -105,28 +113,42 @@ func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadRes
 	return res, nil
 }
 
+// lookAgain bounds how many waiting reads of a store look again at once. An append wakes all of them, which may be thousands; the node's other stores must not wait until the last one
+// has looked.
+const lookAgain = 2
+
 // poll reads until something is found or waitMS have passed. A stream that does not exist yet is waited for as well.
 func (s *Store) poll(ctx context.Context, waitMS int, read func() (found bool, err error)) *api.Error {
 	wait, cancel := context.WithTimeout(ctx, time.Duration(waitMS)*time.Millisecond)
 	defer cancel()
-	for {
-		changed := s.machine.Changed()
-		found, err := read()
-		if found || waitMS == 0 || err != nil && !isNotFound(err) {
-			if err != nil {
-				return s.apiError(err)
-			}
-			return nil
-		}
+	changed := s.machine.Changed()
+	found, err := read()
+	for !found && waitMS > 0 && (err == nil || isNotFound(err)) {
 		select {
 		case <-changed:
 		case <-wait.Done():
-			if err != nil {
-				return s.apiError(err)
+		}
+		select {
+		case <-wait.Done(): // what was found before stands
+		case s.looking <- struct{}{}:
+			changed = s.machine.Changed()
+			refused := s.refuseRestoring() // a restore may have begun in an empty store that is waited for
+			if refused == nil {
+				found, err = read()
 			}
-			return nil
+			<-s.looking
+			if refused != nil {
+				return refused
+			}
+		}
+		if wait.Err() != nil {
+			break
 		}
 	}
+	if err != nil {
+		return s.apiError(err)
+	}
+	return nil
 }
 
 func isNotFound(err error) bool { return api.AsError(err).ErrCode == api.ErrStreamNotFound.ErrCode }
@@ -161,7 +183,7 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
-	page, end, err := s.machine.Streams(r.Prefix, r.After, limit)
+	page, next, end, err := s.machine.Streams(r.Prefix, r.After, limit)
 	if err != nil {
 		return nil, s.apiError(err)
 	}
@@ -170,18 +192,22 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 	if page == nil {
 		res.Streams = []api.StreamInfo{}
 	}
-	if !end && len(page) > 0 {
-		res.Next = page[len(page)-1].Name
+	if !end {
+		res.Next = next
 	}
 	return res, nil
 }
 
 // Info describes the store as this replica sees it. Node is left for the caller to fill.
 func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResponse, *api.Error) {
-	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
+	if err := s.catchUp(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
 	info, err := s.machine.Info()
+	if err != nil {
+		return nil, s.apiError(err)
+	}
+	restoring, err := s.machine.Restoring()
 	if err != nil {
 		return nil, s.apiError(err)
 	}
@@ -189,7 +215,7 @@ func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResp
 	res := &api.StoreInfoResponse{
 		Reply: api.Reply{Type: api.TypeStoreInfo}, Store: s.Name(), Incarnation: s.spec.Incarnation,
 		Leader: raftnode.ServerName(l.Leader), Term: l.Term,
-		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Applied: info.Applied,
+		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Bytes: info.Bytes, Limits: s.Limits(), Restoring: restoring != nil, Applied: info.Applied,
 	}
 	for _, id := range s.Members() {
 		res.Members = append(res.Members, raftnode.ServerName(id))

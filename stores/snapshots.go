@@ -13,11 +13,14 @@ func (s *Store) PutSnapshot(stream string, r api.SnapshotPutRequest, done Done) 
 	if err := r.Check(); err != nil {
 		return err
 	}
+	if err := s.admitBytes(); err != nil {
+		return err
+	}
 	c := &fsm.SnapshotChange{
-		Op: fsm.SnapshotPut, Stream: stream, Version: r.Version, Time: s.now().UnixMicro(), Keep: r.Keep, Type: r.Type, Data: r.DataBase64, Metadata: compact(r.Metadata),
+		Op: fsm.SnapshotPut, Stream: stream, Version: r.Version, Time: s.now().UnixMicro(), Keep: r.Keep, Type: r.Type, Data: r.DataBase64, Metadata: api.CompactJSON(r.Metadata),
 	}
 	if r.Data != nil {
-		c.Data, c.JSON = compact(r.Data), true
+		c.Data, c.JSON = api.CompactJSON(r.Data), true
 	}
 	return s.change(c, func(value any) any {
 		v := value.(fsm.SnapshotResult)

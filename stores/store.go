@@ -1,15 +1,14 @@
 package stores
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nuid"
@@ -26,6 +25,7 @@ type Spec struct {
 	ID          uint64   // unique for ever; names files, never the store's name
 	Incarnation uint64   // how often the name was created
 	Members     []string // server ids of the first replicas
+	Limits      api.Limits
 }
 
 func (s Spec) group() wal.GroupID { return wal.GroupID{Store: s.ID, Incarnation: s.Incarnation} }
@@ -37,13 +37,20 @@ type Store struct {
 	group         *raftnode.Group
 	feed          *liveFeed
 	door          door
-	subscriptions dispatcher
+	limiter       limiter
+	dir           string
+	keySets       keySets       // of backups under way
+	looking       chan struct{} // slots of waiting reads that look again
 	now           func() time.Time
 	log           *slog.Logger
+	subscriptions dispatcher
 
 	commands func(serverID string) (kind int, heard bool) // see Config
 
 	flushes *flushes // shared by all stores of the node
+
+	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
+	noHoles              atomic.Bool   // that the file system cannot take space back was told
 }
 
 const (
@@ -57,8 +64,12 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, commands: m.cfg.Commands, flushes: &m.flushes}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, looking: make(chan struct{}, lookAgain), commands: m.cfg.Commands, flushes: &m.flushes}
+	if err := removeKeySets(dir); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
+	}
 	s.door.store, s.subscriptions.store, s.subscriptions.pusher = s, s, m.cfg.Push
+	s.SetLimits(spec.Limits)
 	onDirty := s.flushSoon
 	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
 		onDirty = nil
@@ -151,6 +162,7 @@ func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 // close waits for the Raft group, appends under way, subscriptions and the feed, in this order.
 func (s *Store) close() error {
 	err := s.group.Close()
+	s.keySets.close()
 	s.door.close()
 	s.subscriptions.close()
 	s.feed.close()
@@ -212,19 +224,6 @@ func (a *Append) checkStream(i int) *api.Error {
 	return nil
 }
 
-// compact drops white space between JSON tokens, and nothing else. An append that is forwarded is encoded anew, without it; a retry must be the same
-// bytes whichever way it came.
-func compact(raw json.RawMessage) []byte {
-	if raw == nil {
-		return nil
-	}
-	var b bytes.Buffer
-	if json.Compact(&b, raw) != nil {
-		return raw
-	}
-	return b.Bytes()
-}
-
 // StampIDs gives every event without an id one, so that the append is the same wherever and however often it is tried.
 func StampIDs(a *Append) {
 	for i := range a.Events {
@@ -251,7 +250,11 @@ func (s *Store) Begin(a *Append, done func(reply any, err *api.Error)) *api.Erro
 	if err := s.lacking(cmd.Kind()); err != nil {
 		return err
 	}
-	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: done})
+	release, err := s.admit(a)
+	if err != nil {
+		return err
+	}
+	s.door.enter(&pending{body: cmd.Body(), stream: cmd.Stream, lists: a.Stream == "", done: after(release, done)})
 	return nil
 }
 
@@ -315,10 +318,10 @@ func (s *Store) command(a *Append) fsm.Append {
 	for i := range a.Events {
 		e := &a.Events[i]
 		cmd.Events[i] = fsm.EventRecord{
-			ID: e.ID, Type: e.Type, Data: e.DataBase64, Metadata: compact(e.Metadata), Tags: e.Tags,
+			ID: e.ID, Type: e.Type, Data: e.DataBase64, Metadata: api.CompactJSON(e.Metadata), Tags: e.Tags,
 		}
-		if e.Data != nil {
-			cmd.Events[i].Data, cmd.Events[i].JSON = compact(e.Data), true
+		if e.Data != nil { // compact, since an append that is forwarded is encoded anew: a retry must be the same bytes whichever way it came
+			cmd.Events[i].Data, cmd.Events[i].JSON = api.CompactJSON(e.Data), true
 		}
 	}
 	return cmd

@@ -33,9 +33,15 @@ type cli struct {
 	Server       serverCmd       `cmd:"" help:"Run a node. Without flags: one node, data in ./data, the default ports; a real store, fsynced."`
 	Dev          devCmd          `cmd:"" help:"Run three nodes in one process to try things, and print what to try."`
 	Store        storeCmd        `cmd:"" help:"Create, list, describe, change and delete stores."`
+	Stream       streamCmd       `cmd:"" help:"Describe, delete, truncate streams; set how old and how many events they keep."`
 	Append       appendCmd       `cmd:"" help:"Append events to a stream."`
 	Read         readCmd         `cmd:"" help:"Read a stream, or the whole store; --follow goes on with what comes."`
+	Snapshot     snapshotCmd     `cmd:"" help:"Keep, get, list and drop snapshots of aggregates."`
 	Subscription subscriptionCmd `cmd:"" help:"Durable subscriptions: create, list, describe, fetch, acknowledge, replay, delete."`
+	Backup       backupCmd       `cmd:"" help:"Write a whole store to a file while it is in use."`
+	Restore      restoreCmd      `cmd:"" help:"Restore a backup into a new store, of any name, in any cluster."`
+	Export       exportCmd       `cmd:"" help:"Write a store's events as NDJSON, for people and other programs."`
+	Import       importCmd       `cmd:"" help:"Append the events of NDJSON in their order; what is there already is not written twice."`
 	Cluster      clusterCmd      `cmd:"" help:"Who is here, who leads what, and moving a leadership."`
 	Watch        watchCmd        `cmd:"" help:"Print what the cluster publishes about itself, as it happens."`
 	Health       healthCmd       `cmd:"" help:"Ask a node's /readyz; exit code 0 when it is ready. For container health checks."`

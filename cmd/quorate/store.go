@@ -23,12 +23,15 @@ type storeCreateCmd struct {
 	clientFlags
 	Name        string `arg:"" help:"1 to 64 of A-Z a-z 0-9 _ -"`
 	Description string `help:"Free text."`
+	limitFlags
 }
 
 func (c *storeCreateCmd) Run(e *env) error {
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
 		absent := client.NoStream
-		res, err := cl.CreateStore(ctx, c.Name, api.ConfigPutRequest{Options: &api.StoreOptions{Description: c.Description}, ExpectedVersion: &absent})
+		options := api.StoreOptions{Description: c.Description}
+		c.change(&options.Limits)
+		res, err := cl.CreateStore(ctx, c.Name, api.ConfigPutRequest{Options: &options, ExpectedVersion: &absent})
 		if err != nil {
 			return err
 		}
@@ -76,26 +79,47 @@ func (c *storeInfoCmd) Run(e *env) error {
 		}
 		return c.print(e, info, func(w *tabwriter.Writer) {
 			fmt.Fprintf(w, "store\t%s\n", info.Store)
+			if info.Restoring {
+				fmt.Fprintf(w, "state\ta backup is being restored; it takes and answers nothing else\n")
+			}
 			fmt.Fprintf(w, "incarnation\t%d\n", info.Incarnation)
 			fmt.Fprintf(w, "leader\t%s (term %d)\n", info.Leader, info.Term)
 			fmt.Fprintf(w, "members\t%s\n", strings.Join(info.Members, ", "))
-			fmt.Fprintf(w, "streams\t%d\n", info.Streams)
+			l := info.Limits
+			fmt.Fprintf(w, "streams\t%d%s\n", info.Streams, ofLimit(l.MaxStreams))
 			fmt.Fprintf(w, "events\t%d\n", info.Events)
+			fmt.Fprintf(w, "in use\t%d%s bytes on %s\n", info.Bytes, ofLimit(l.MaxBytes), info.Node)
 			fmt.Fprintf(w, "disk\t%d bytes on %s\n", info.DiskBytes, info.Node)
+			printLimits(w, &l)
 		})
 	})
 }
 
 type storeUpdateCmd struct {
 	clientFlags
-	Name            string `arg:""`
-	Description     string `help:"Free text." required:""`
-	ExpectedVersion int64  `help:"The record's version; -4: the store must exist." default:"-4"`
+	Name            string  `arg:""`
+	Description     *string `help:"Free text."`
+	ExpectedVersion *int64  `help:"The record's version. Default: the one that is there when the command begins."`
+	limitFlags
 }
 
 func (c *storeUpdateCmd) Run(e *env) error {
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		res, err := cl.CreateStore(ctx, c.Name, api.ConfigPutRequest{Options: &api.StoreOptions{Description: c.Description}, ExpectedVersion: &c.ExpectedVersion})
+		record, err := cl.StoreRecord(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		options, expected := record.Options, int64(record.Version)
+		if c.Description != nil {
+			options.Description = *c.Description
+		}
+		if c.ExpectedVersion != nil {
+			expected = *c.ExpectedVersion
+		}
+		if c.change(&options.Limits); options == record.Options {
+			return usagef("nothing is to be changed; give --description or a limit")
+		}
+		res, err := cl.CreateStore(ctx, c.Name, api.ConfigPutRequest{Options: &options, ExpectedVersion: &expected})
 		if err != nil {
 			return err
 		}

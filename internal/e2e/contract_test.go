@@ -41,6 +41,8 @@ func TestContract(t *testing.T) {
 		"conditions":       conditions,
 		"queries":          queries,
 		"snapshots":        snapshots,
+		"stream lifecycle": streamLifecycle,
+		"limits":           limits,
 		"subscriptions":    subscriptions,
 		"pushes":           pushes,
 	} {
@@ -570,6 +572,7 @@ func impostors(t *testing.T, c *testcluster.Cluster, _ *nats.Conn) {
 		"join the read queue":   func() error { _, err := nc.QueueSubscribe("es.*.read.>", "quorate", func(*nats.Msg) {}); return err },
 		"answer a node's reads": func() error { _, err := nc.Subscribe("_QUORATE_READ.n1.>", func(*nats.Msg) {}); return err },
 		"forge an event":        func() error { return nc.Publish("es.orders.event.x", nil) },
+		"forge a CloudEvent":    func() error { return nc.Publish("es.orders.cloudevent.x", nil) },
 		"forge a leader":        func() error { return nc.Publish("es.cluster.event.leader.orders", nil) },
 		"pretend a post exists": func() error { _, err := nc.Subscribe("$QUORATE.post.orders", func(*nats.Msg) {}); return err },
 	} {

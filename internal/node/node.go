@@ -99,6 +99,7 @@ type Node struct {
 	config    *configsvc.Service
 	http      *http.Server
 	httpAddr  string
+	opening   atomic.Pointer[stores.Manager] // stores, for those who ask before the node serves
 	serving   atomic.Bool
 	stopping  atomic.Bool
 }
@@ -108,6 +109,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, ConfigError{err}
 	}
+	tuneGC()
 	n := &Node{cfg: cfg}
 	defer func() {
 		if err != nil {
@@ -179,6 +181,7 @@ func (n *Node) openStores() error {
 		Node: n.raft, Dir: cfg.Data, OnLeadership: n.bus.OnLeadership, OnCommitted: n.bus.Committed, Listens: n.bus.Listens, Push: n.bus, OnClosing: n.bus.OnClosing,
 		Commands: n.directory.Commands, OnFatal: cfg.OnFatal, Logger: cfg.Logger,
 	})
+	n.opening.Store(n.stores)
 	members := n.directory.Members()
 	config, err := n.stores.Open(stores.Spec{Name: api.ConfigStore, ID: 0, Incarnation: 1, Members: members})
 	if err != nil {
@@ -276,6 +279,11 @@ func (n *Node) Ready() (bool, string) {
 	case !n.directory.IsFormed():
 		return false, "the cluster is not formed: " + n.directory.Reason()
 	case !n.serving.Load():
+		if m := n.opening.Load(); m != nil {
+			if done, wanted := m.Progress(); wanted > 0 {
+				return false, fmt.Sprintf("the node is opening its stores: %d of %d are done", done, wanted)
+			}
+		}
 		return false, "the node is opening its stores"
 	}
 	config, ok := n.stores.Get(api.ConfigStore)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,12 +56,86 @@ func Binary(t testing.TB) string {
 	return build.path
 }
 
+// Edit changes one place of a source file for a build: old, which must be there exactly once. The file is named by its path in the module.
+type Edit struct{ File, Old, New string }
+
+// BinaryWith builds cmd/quorate with edits, to plant a bug or to make rare things frequent. The sources stay as they are, and no switch in them could be left on.
+func BinaryWith(t testing.TB, edits ...Edit) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := strings.TrimSpace(string(out))
+	dir, err := os.MkdirTemp(filepath.Dir(Binary(t)), "edited-") // goes with it
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := make(map[string]string)
+	for i, e := range edits {
+		original := filepath.Join(root, e.File)
+		from := original
+		if changed, again := replace[original]; again {
+			from = changed
+		}
+		source, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(source), e.Old); n != 1 {
+			t.Fatalf("%s has %q %d times, wanted once: say anew what the build is to change", e.File, e.Old, n)
+		}
+		replace[original] = filepath.Join(dir, fmt.Sprintf("%d.go", i))
+		if err := os.WriteFile(replace[original], []byte(strings.Replace(string(source), e.Old, e.New, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "quorate")
+	list, err := json.Marshal(map[string]map[string]string{"Replace": replace})
+	if err == nil {
+		err = os.WriteFile(overlay, list, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-overlay", overlay, "-o", binary, "github.com/quorate/quorate/cmd/quorate").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+var small struct {
+	once sync.Once
+	path string
+}
+
+// Small returns a node, built once a test process, that does in seconds what takes others hours: its log's segments hold a few hundred entries, and it takes a snapshot and cuts its log after a few
+// dozen, so that a follower that was away for a moment is sent the state.
+func Small(t testing.TB) string {
+	t.Helper()
+	small.once.Do(func() {
+		small.path = BinaryWith(t,
+			Edit{"raftnode/wal/segments.go", "defaultSegmentSize = 32 << 20", "defaultSegmentSize = 128 << 10"},
+			Edit{"raftnode/group.go", "trailingLogs      = 8192", "trailingLogs      = 16"},
+			Edit{"raftnode/group.go", "snapshotThreshold = 8192", "snapshotThreshold = 32"},
+			Edit{"raftnode/group.go", "snapshotInterval  = 30 * time.Second", "snapshotInterval  = 300 * time.Millisecond"},
+		)
+	})
+	if small.path == "" {
+		t.Fatal("the small node could not be built; an earlier test says why")
+	}
+	return small.path
+}
+
 // CleanUp removes the binary; call it at the end of TestMain.
 func CleanUp() {
 	if build.path != "" {
 		os.RemoveAll(filepath.Dir(build.path))
 	}
 }
+
+// logLines is how much of each node's log a failed test shows. All of it, with what every goroutine waits for, goes to the directory that QUORATE_LOGS names.
+const logLines = 60
 
 // Cluster is n nodes.
 type Cluster struct {
@@ -75,6 +150,7 @@ type Node struct {
 	Data                    string
 	NATS, Route, Raft, HTTP string // host:port
 	cluster                 *Cluster
+	in                      []string
 	args                    []string
 	cmd                     *exec.Cmd
 	exited                  chan struct{} // closed when the process has ended
@@ -93,18 +169,39 @@ func Start(t testing.TB, n int, extra ...string) *Cluster {
 	return c
 }
 
+// Place is where a node runs.
+type Place struct {
+	Host string   // its address; empty: loopback, with ports that nobody uses
+	In   []string // what its command begins with, to run in a network namespace
+	Data string   // its directory; empty: one of the test's
+}
+
 // New prepares n nodes without starting them.
 func New(t testing.TB, n int, extra ...string) *Cluster {
 	t.Helper()
+	return NewAt(t, make([]Place, n), extra...)
+}
+
+// NewAt prepares a node for each place without starting them.
+func NewAt(t testing.TB, places []Place, extra ...string) *Cluster {
+	t.Helper()
+	n := len(places)
 	c := &Cluster{T: t, bin: Binary(t)}
 	ports := FreePorts(t, 4*n)
-	addr := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
 	root := t.TempDir()
-	for i := range n {
+	for i, p := range places {
 		name := fmt.Sprintf("n%d", i+1)
+		addr := func(k int) string {
+			if p.Host != "" {
+				return fmt.Sprintf("%s:%d", p.Host, []int{4222, 6222, 7222, 8222}[k])
+			}
+			return fmt.Sprintf("127.0.0.1:%d", ports[4*i+k])
+		}
+		if p.Data == "" {
+			p.Data = filepath.Join(root, name)
+		}
 		c.Nodes = append(c.Nodes, &Node{
-			Name: name, Data: filepath.Join(root, name), NATS: addr(4 * i), Route: addr(4*i + 1), Raft: addr(4*i + 2), HTTP: addr(4*i + 3),
-			cluster: c, log: &lockedBuffer{},
+			Name: name, Data: p.Data, NATS: addr(0), Route: addr(1), Raft: addr(2), HTTP: addr(3), in: p.In, cluster: c, log: &lockedBuffer{},
 		})
 	}
 	for _, node := range c.Nodes {
@@ -120,11 +217,20 @@ func New(t testing.TB, n int, extra ...string) *Cluster {
 	}
 	t.Cleanup(func() {
 		for _, node := range c.Nodes {
+			if t.Failed() && os.Getenv("QUORATE_LOGS") != "" && node.Running() {
+				node.Signal(syscall.SIGQUIT) // Go then prints what every goroutine waits for
+				node.WaitExit()
+			}
 			node.Kill()
 		}
 		if t.Failed() {
 			for _, node := range c.Nodes {
-				t.Logf("--- log of %s\n%s", node.Name, tail(node.log.String(), 60))
+				t.Logf("--- log of %s\n%s", node.Name, tail(node.log.String(), logLines))
+				if dir := os.Getenv("QUORATE_LOGS"); dir != "" {
+					if err := os.WriteFile(filepath.Join(dir, node.Name+".log"), []byte(node.log.String()), 0o600); err != nil {
+						t.Error(err)
+					}
+				}
 			}
 		}
 	})
@@ -135,6 +241,9 @@ func tail(s string, lines int) string {
 	all := strings.Split(s, "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
+
+// Use makes the cluster's nodes run another binary from their next start on.
+func (c *Cluster) Use(binary string) { c.bin = binary }
 
 // FreePorts returns ports that nobody uses now. They are all held at once, so that none is given twice.
 func FreePorts(t testing.TB, n int) []int {
@@ -156,7 +265,8 @@ func (n *Node) Start() {
 	t := n.cluster.T
 	t.Helper()
 	n.down = false
-	n.cmd = exec.Command(n.cluster.bin, n.args...)
+	command := append(append(slices.Clone(n.in), n.cluster.bin), n.args...) // what it begins with replaces itself by the node: signals reach it
+	n.cmd = exec.Command(command[0], command[1:]...)
 	n.cmd.Stderr, n.cmd.Stdout = n.log, n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := n.cmd.Start(); err != nil {

@@ -21,6 +21,7 @@ type exchange struct {
 	resp     any       // where the answer goes
 	deadline time.Time // zero: the one who waits sees to it
 	pooled   bool
+	future   *appendFuture // whose exchange it is, in a pipeline; nil: nobody's
 
 	// done tells that err and resp are final: by one value when pooled, else by being closed.
 	done chan struct{}
@@ -31,7 +32,9 @@ var exchanges = sync.Pool{New: func() any { return &exchange{pooled: true, done:
 
 func (e *exchange) finish(err error) {
 	e.err = err
-	if e.pooled {
+	if e.future != nil {
+		e.future.pipe.finished(e.future)
+	} else if e.pooled {
 		e.done <- struct{}{}
 	} else {
 		close(e.done)
@@ -224,6 +227,9 @@ func (c *conn) fail(err error) {
 	}
 	if c.transport.ctx.Err() == nil {
 		c.transport.counts.broken.Add(1)
+		if told := c.transport.cfg.OnBroken; told != nil && c.link.kind == kindControl {
+			told(c.link.to)
+		}
 		c.transport.cfg.Logger.Info("raft connection", "peer", c.link.to, "error", err)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +32,9 @@ type Group struct {
 	done      chan struct{}  // closed by Close
 	wg        sync.WaitGroup // the inboxes' workers and the pipelines
 
-	mu     sync.Mutex // guards closed
-	closed bool
+	mu        sync.Mutex // guards what follows
+	closed    bool
+	pipelines map[*pipeline]bool // open ones
 }
 
 var (
@@ -41,7 +44,7 @@ var (
 )
 
 func newGroup(t *Transport, key string) *Group {
-	g := &Group{transport: t, key: key, consumer: make(chan raft.RPC), done: make(chan struct{})}
+	g := &Group{transport: t, key: key, consumer: make(chan raft.RPC), done: make(chan struct{}), pipelines: make(map[*pipeline]bool)}
 	box := func() *inbox[request] {
 		answer := make(chan raft.RPCResponse, 1)
 		return &inbox[request]{
@@ -222,17 +225,21 @@ func (g *Group) deadline(size int) time.Time {
 	return time.Now().Add(g.transport.cfg.IOTimeout * time.Duration(1+size/splitBytes))
 }
 
-// askSelf gives raft a request of this server's own.
+// askSelf gives raft a request of this server's own: at once, since whoever asks waits for the answer anyway.
 func (g *Group) askSelf(req, resp any) error {
 	to := g.transport.cfg.LocalID
-	r := request{cmd: req, at: time.Now(), own: make(chan raft.RPCResponse, 1)}
-	if !g.take(r, 0) {
-		return g.wrap(to, ErrOverloaded)
-	}
+	answer := make(chan raft.RPCResponse, 1)
 	timer := time.NewTimer(g.transport.cfg.IOTimeout)
 	defer timer.Stop()
 	select {
-	case a := <-r.own:
+	case g.consumer <- raft.RPC{Command: req, RespChan: answer}:
+	case <-timer.C:
+		return g.wrap(to, ErrTimeout)
+	case <-g.done:
+		return g.wrap(to, ErrClosed)
+	}
+	select {
+	case a := <-answer:
 		if a.Error != nil {
 			return g.wrap(to, a.Error)
 		}
@@ -279,6 +286,7 @@ func (g *Group) Close() error {
 	g.mu.Lock()
 	first := !g.closed
 	g.closed = true
+	open := slices.Collect(maps.Keys(g.pipelines))
 	g.mu.Unlock()
 	if first {
 		t := g.transport
@@ -290,6 +298,9 @@ func (g *Group) Close() error {
 		close(g.done)
 		for _, box := range []*inbox[request]{g.beats, g.votes, g.log} {
 			box.close()
+		}
+		for _, p := range open {
+			p.Close()
 		}
 	}
 	g.wg.Wait()

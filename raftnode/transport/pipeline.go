@@ -13,7 +13,8 @@ const (
 	inFlightBytes = 16 << 20 // of those; a single one may be larger
 )
 
-// pipeline sends a leader's requests to one follower without waiting for the answers, which come in the order of the requests.
+// pipeline sends a leader's requests to one follower without waiting for the answers, which come in the order of the requests. It has no goroutine of its own: who
+// reads an answer hands it on.
 //
 // The first request that fails breaks the pipeline. raft takes the answer of each future without looking at its error: a response that is not filled
 // in says "no success", and raft goes back to single requests.
@@ -21,30 +22,34 @@ type pipeline struct {
 	group *Group
 	to    string
 	conn  *conn
-	sent  chan *appendFuture     // in order
 	ready chan raft.AppendFuture // answered, in order
 	quit  chan struct{}          // closed by Close
 	once  sync.Once
-	ended chan struct{} // closed when collect has ended
 
 	send sync.Mutex // held to send one request
 
-	mu     sync.Mutex // guards what follows
-	flying int        // requests in flight
-	bytes  int        // of those
-	broken error
-	room   chan struct{} // has room for one; filled when flying or bytes fall, or broken is set
+	mu      sync.Mutex // guards what follows
+	sent    fifo[*appendFuture]
+	late    fifo[*appendFuture] // answered, in order, behind a full ready
+	waits   bool                // a goroutine hands on what is late
+	flying  int                 // requests in sent and late
+	bytes   int                 // of those
+	stopped bool                // raft takes no more answers
+	broken  error
+	room    chan struct{} // has room for one; filled when flying or bytes fall, or broken is set
 }
 
 // appendFuture is one request of a pipeline; raft.AppendFuture.
 type appendFuture struct {
 	exchange
+	pipe  *pipeline
 	id    uint64
 	start time.Time
 	req   *raft.AppendEntriesRequest
 	resp  *raft.AppendEntriesResponse
 	size  int
 	inner bool // a part of a request that was split, and not its last: raft does not hear of it
+	over  bool // finished; guarded by the pipeline's mu
 }
 
 func (f *appendFuture) Error() error                          { <-f.done; return f.err }
@@ -63,16 +68,14 @@ func (g *Group) AppendEntriesPipeline(_ raft.ServerID, to raft.ServerAddress) (r
 		return nil, g.wrap(string(to), err)
 	}
 	p := &pipeline{
-		group: g, to: string(to), conn: c, sent: make(chan *appendFuture, maxInFlight), ready: make(chan raft.AppendFuture, maxInFlight),
-		quit: make(chan struct{}), ended: make(chan struct{}), room: make(chan struct{}, 1),
+		group: g, to: string(to), conn: c, ready: make(chan raft.AppendFuture, maxInFlight), quit: make(chan struct{}), room: make(chan struct{}, 1),
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, g.wrap(string(to), ErrClosed)
 	}
-	g.wg.Add(1)
-	go p.collect() // ends when the pipeline or the group is closed
+	g.pipelines[p] = true
 	return p, nil
 }
 
@@ -82,7 +85,7 @@ func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.Appe
 	defer p.send.Unlock()
 	start := time.Now()
 	for part, rest := split(req); ; part, rest = split(rest) {
-		f := &appendFuture{start: start, req: req, resp: resp, inner: rest != nil}
+		f := &appendFuture{pipe: p, start: start, req: req, resp: resp, inner: rest != nil}
 		if f.inner {
 			f.resp = new(raft.AppendEntriesResponse)
 		}
@@ -102,30 +105,33 @@ func (p *pipeline) fly(f *appendFuture, req *raft.AppendEntriesRequest) error {
 	if err != nil {
 		return err
 	}
-	if err := p.wait(size); err != nil {
+	f.size = size
+	f.exchange = exchange{resp: f.resp, deadline: p.group.deadline(size), done: make(chan struct{}), future: f}
+	if err := p.wait(f); err != nil {
 		m.release()
 		return err
 	}
-	f.size = size
-	f.exchange = exchange{resp: f.resp, deadline: p.group.deadline(size), done: make(chan struct{})}
 	if f.id, err = p.conn.ask(&f.exchange, p.group.key, m); err != nil {
-		p.landed(size)
-		return err
+		select {
+		case <-f.done: // the connection broke meanwhile, and has finished it
+		default:
+			f.finish(err)
+		}
 	}
-	p.sent <- f // has room: flying is at most its capacity
-	return nil
+	return err
 }
 
-// wait takes room for a request in flight.
-func (p *pipeline) wait(size int) error {
+// wait waits for room for a request and puts it behind those that are in flight.
+func (p *pipeline) wait(f *appendFuture) error {
 	var timeout <-chan time.Time
 	for {
 		p.mu.Lock()
 		err := p.broken
-		ok := err == nil && p.flying < maxInFlight && (p.flying == 0 || p.bytes+size <= inFlightBytes)
+		ok := err == nil && p.flying < maxInFlight && (p.flying == 0 || p.bytes+f.size <= inFlightBytes)
 		if ok {
 			p.flying++
-			p.bytes += size
+			p.bytes += f.size
+			p.sent.push(f)
 		}
 		p.mu.Unlock()
 		if ok || err != nil {
@@ -148,15 +154,6 @@ func (p *pipeline) wait(size int) error {
 	}
 }
 
-// landed gives the room of a request back.
-func (p *pipeline) landed(size int) {
-	p.mu.Lock()
-	p.flying--
-	p.bytes -= size
-	p.mu.Unlock()
-	p.wakeUp()
-}
-
 // fail makes the pipeline take no more requests.
 func (p *pipeline) fail(err error) {
 	p.mu.Lock()
@@ -174,58 +171,74 @@ func (p *pipeline) wakeUp() {
 	}
 }
 
-// collect hands answered requests to raft in order. When it ends it gives up those that are not answered.
-func (p *pipeline) collect() {
-	defer p.group.wg.Done()
-	defer close(p.ended)
-	for {
-		var f *appendFuture
-		select {
-		case f = <-p.sent:
-		case <-p.quit:
-		case <-p.group.done:
-		}
-		if f == nil {
-			break
-		}
-		select {
-		case <-f.done:
-		case <-p.quit:
-			p.abandon(f)
-		case <-p.group.done:
-			p.abandon(f)
-		}
-		if f.err != nil {
-			p.fail(f.err)
-		}
-		p.landed(f.size)
-		if f.inner {
-			continue
+// finished is called by whoever finishes a request of the pipeline, with the answer or an error, in any order. It hands raft what is finished and has nothing
+// unfinished before it, and does not wait.
+func (p *pipeline) finished(f *appendFuture) {
+	p.mu.Lock()
+	f.over = true
+	close(f.done)
+	if f.err != nil && p.broken == nil {
+		p.broken = f.err
+	}
+	for next := p.sent.front(); next != nil && (*next).over; next = p.sent.front() {
+		first, _ := p.sent.pop()
+		p.hand(first)
+	}
+	p.mu.Unlock()
+	p.wakeUp()
+}
+
+// hand gives raft an answered request; p.mu is held.
+func (p *pipeline) hand(f *appendFuture) {
+	if !p.waits {
+		if f.inner || p.stopped {
+			p.landed(f)
+			return
 		}
 		select {
 		case p.ready <- f:
-		case <-p.quit:
-		case <-p.group.done:
+			p.landed(f)
+			return
+		default:
 		}
 	}
-	p.fail(raft.ErrPipelineShutdown)
-	p.send.Lock() // nothing is being sent, and nothing will be
-	defer p.send.Unlock()
-	for {
-		select {
-		case f := <-p.sent:
-			p.abandon(f)
-		default:
-			return
-		}
+	p.late.push(f)
+	if !p.waits {
+		p.waits = true
+		p.group.wg.Add(1) // the group's Close stops its pipelines before it waits
+		go p.handLate()   // ends when nothing is late, or with the pipeline
 	}
 }
 
-func (p *pipeline) abandon(f *appendFuture) {
-	if p.conn.forget(f.id) {
-		f.finish(raft.ErrPipelineShutdown)
+// landed gives the room of a request back; p.mu is held.
+func (p *pipeline) landed(f *appendFuture) {
+	p.flying--
+	p.bytes -= f.size
+}
+
+// handLate waits in the place of who reads answers until raft takes them.
+func (p *pipeline) handLate() {
+	defer p.group.wg.Done()
+	for {
+		p.mu.Lock()
+		f, ok := p.late.pop()
+		if !ok {
+			p.waits = false
+			p.mu.Unlock()
+			return
+		}
+		p.mu.Unlock()
+		if !f.inner {
+			select {
+			case p.ready <- f:
+			case <-p.quit:
+			}
+		}
+		p.mu.Lock()
+		p.landed(f)
+		p.mu.Unlock()
+		p.wakeUp()
 	}
-	<-f.done
 }
 
 // Consumer returns the channel of answered requests, in the order in which they were sent.
@@ -233,7 +246,27 @@ func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.ready }
 
 // Close gives up what is not answered. Its futures end with raft.ErrPipelineShutdown.
 func (p *pipeline) Close() error {
-	p.once.Do(func() { close(p.quit) })
-	<-p.ended
+	p.once.Do(func() {
+		close(p.quit)
+		p.fail(raft.ErrPipelineShutdown)
+		p.send.Lock() // nothing is being sent, and nothing will be
+		defer p.send.Unlock()
+		p.mu.Lock()
+		p.stopped = true
+		open := make([]*appendFuture, 0, p.sent.len())
+		for i := range p.sent.len() {
+			open = append(open, p.sent.items[p.sent.head+i])
+		}
+		p.mu.Unlock()
+		for _, f := range open {
+			if p.conn.forget(f.id) {
+				f.finish(raft.ErrPipelineShutdown)
+			}
+			<-f.done
+		}
+		p.group.mu.Lock()
+		delete(p.group.pipelines, p)
+		p.group.mu.Unlock()
+	})
 	return nil
 }

@@ -26,17 +26,12 @@ type request struct {
 	cmd any
 	at  time.Time // when it came; after an IOTimeout nobody waits any more
 
-	conn *served // to answer on, with id; nil: it came from this node itself
+	conn *served // to answer on, with id
 	id   uint64
-	own  chan raft.RPCResponse
 }
 
 // reply sends raft's answer to whoever asked.
 func (r *request) reply(resp any, err error) {
-	if r.conn == nil {
-		r.own <- raft.RPCResponse{Response: resp, Error: err}
-		return
-	}
 	m := newMessage(frameAnswer)
 	m.payload = appendReply(m.payload, r.conn.transport.cfg.LocalID, resp, err)
 	lane := urgentLane

@@ -29,6 +29,9 @@ type Config struct {
 	// messages of that peer wait and the others are dropped. body is the callee's. Nil: messages are dropped.
 	OnMessage func(from string, method byte, body []byte)
 
+	// OnBroken is told that the connection for Call and Send to a server has broken. It must not block.
+	OnBroken func(to string)
+
 	// HeartbeatWait is how long a heartbeat, and the answer to one, may wait at each end for another message to be written with. Zero: it goes at once.
 	HeartbeatWait time.Duration
 

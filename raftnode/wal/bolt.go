@@ -39,6 +39,10 @@ type Config struct {
 	// is settled, and take longer to read at start.
 	SegmentSize int64
 
+	// Segments is where OpenSegments keeps the segment files; default the folder of
+	// Path. It is for tests, with one that fails and forgets.
+	Segments Folder
+
 	// OnFatal is called once, from the writer, when a write or fsync failed;
 	// after that no call succeeds. It is for ending the process and must not
 	// call the log. The default panics.

@@ -3,7 +3,7 @@
 //
 // A node opens one [Log] and takes a [Store] from it for each [GroupID]; a
 // Store is what hashicorp/raft calls its LogStore and StableStore. Every write
-// of every group goes to one writer goroutine, which takes all that is waiting,
+// of every group goes to one writer at a time, which takes all that is waiting,
 // makes it durable in one commit, and then answers all callers: while one
 // commit is on its way to the disk, the next one gathers. Nobody waits for a
 // timer, so a lone writer pays for exactly one commit.

@@ -1,10 +1,13 @@
 package wal
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
@@ -17,7 +20,9 @@ type group struct {
 	settled *boltStore // its part of the bbolt file
 	damaged error      // why that could not be opened
 
-	mu      sync.RWMutex // guards what follows; held for reading while an entry is read from a segment
+	pending pending
+
+	mu      sync.RWMutex // guards what follows, and pending; held for reading while an entry is read from a segment
 	recent  []location   // live entries in segments, by index
 	live    spans        // live entries in the bbolt file; anything else that it holds of the group is to be deleted
 	stable  map[string]stableValue
@@ -37,6 +42,69 @@ type location struct {
 type stableValue struct {
 	sealed []byte
 	seg    *segment // nil: it is in the bbolt file
+}
+
+// pending is what [Store].Begin was given and is not on the disk yet.
+type pending struct {
+	first atomic.Uint64 // index of the first of logs; 0: nothing is pending
+	logs  []*raft.Log   // dense, and behind everything else of the group
+	over  chan struct{} // closed when it is not pending any more
+	err   error         // why it never will be durable
+}
+
+// begin makes entries readable that are about to be queued; nothing may be pending.
+func (g *group) begin(logs []*raft.Log) error {
+	_, last := g.bounds()
+	for i, l := range logs {
+		if l.Index != logs[0].Index+uint64(i) || l.Index <= last {
+			return fmt.Errorf("begin entry %d of %d: index %d, the first is %d, and the log ends at %d", i, len(logs), l.Index, logs[0].Index, last)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := &g.pending
+	if p.logs != nil {
+		return fmt.Errorf("begin entry %d: entry %d is still pending", logs[0].Index, p.logs[0].Index)
+	}
+	p.logs, p.over = slices.Clone(logs), make(chan struct{})
+	p.first.Store(logs[0].Index)
+	return nil
+}
+
+// landed tells that what is pending is on the disk and in recent, or, with an error, that nobody knows what of it is.
+func (g *group) landed(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := &g.pending
+	if p.err = err; err == nil {
+		p.logs = nil
+		p.first.Store(0)
+	}
+	close(p.over)
+}
+
+// await returns when no entry up to the index is pending.
+func (g *group) await(ctx context.Context, index uint64) error {
+	p := &g.pending
+	for {
+		if first := p.first.Load(); first == 0 || index < first {
+			return nil
+		}
+		g.mu.RLock()
+		over := p.over
+		g.mu.RUnlock()
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		g.mu.RLock()
+		err := p.err
+		g.mu.RUnlock()
+		if err != nil {
+			return err
+		}
+	}
 }
 
 func (g *group) find(index uint64) (int, bool) {
@@ -150,12 +218,25 @@ func (g *group) bounds() (first, last uint64) {
 		}
 		last = max(last, g.live[n-1].hi)
 	}
+	if n := len(g.pending.logs); n > 0 {
+		if first == 0 {
+			first = g.pending.logs[0].Index
+		}
+		last = max(last, g.pending.logs[n-1].Index)
+	}
 	return first, last
 }
 
 // get reads an entry: raft.ErrLogNotFound itself when there is none.
 func (g *group) get(index uint64, out *raft.Log) error {
 	g.mu.RLock()
+	if logs := g.pending.logs; len(logs) > 0 && index >= logs[0].Index && index <= logs[len(logs)-1].Index {
+		l := *logs[index-logs[0].Index]
+		g.mu.RUnlock()
+		l.Data, l.Extensions, l.AppendedAt = copied(l.Data), copied(l.Extensions), l.AppendedAt.Round(0).UTC()
+		*out = l
+		return nil
+	}
 	i, found := g.find(index)
 	if !found {
 		settled := g.live.has(index)

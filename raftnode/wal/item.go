@@ -3,6 +3,8 @@ package wal
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/hashicorp/raft"
 )
 
 // Records in a batch:
@@ -42,12 +44,18 @@ func appendItemHead(b []byte, kind byte, id GroupID) []byte {
 	return binary.BigEndian.AppendUint64(b, id.Incarnation)
 }
 
-func appendEntryItem(b []byte, id GroupID, index uint64, sealed []byte) ([]byte, item) {
+func appendEntryItem(b []byte, id GroupID, l *raft.Log) ([]byte, item, error) {
 	b = appendItemHead(b, kindEntry, id)
-	b = binary.BigEndian.AppendUint64(b, index)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(sealed)))
-	it := item{kind: kindEntry, id: id, index: index, at: int64(len(b)), size: len(sealed)}
-	return append(b, sealed...), it
+	b = binary.BigEndian.AppendUint64(b, l.Index)
+	b = append(b, 0, 0, 0, 0)
+	at := len(b)
+	b, err := appendEntry(b, id, l)
+	if err != nil {
+		return nil, item{}, err
+	}
+	size := len(b) - at
+	binary.BigEndian.PutUint32(b[at-4:], uint32(size))
+	return b, item{kind: kindEntry, id: id, index: l.Index, at: int64(at), size: size}, nil
 }
 
 func appendStableItem(b []byte, id GroupID, key string, sealed []byte) ([]byte, item) {

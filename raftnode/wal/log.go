@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -74,7 +75,24 @@ type Store interface {
 	raft.LogStore
 	raft.StableStore
 
-	// Close waits for the calls under way and lets the group be opened again.
+	// Begin appends entries, which must be dense and follow the last one, and
+	// does not wait for the disk: on return they can be read and are not
+	// durable. They become so in the order of the calls, before anything that is
+	// written later, and all together. What was begun before is waited for, so
+	// one call's entries at most are pending. An implementation may make them
+	// durable at once.
+	Begin(logs []*raft.Log) error
+
+	// Pending returns the index of the first entry that is not durable; 0:
+	// there is none. Entries below it are durable.
+	Pending() uint64
+
+	// AwaitDurable returns once all entries up to the index are durable, or
+	// with ctx's error, or with why the log has failed.
+	AwaitDurable(ctx context.Context, index uint64) error
+
+	// Close waits for the calls under way and for what is pending, and lets the
+	// group be opened again.
 	Close() error
 }
 

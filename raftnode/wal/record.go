@@ -57,13 +57,13 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func checksum(domain byte, id GroupID, key, payload []byte) uint32 {
-	var ctx [1 + groupIDSize + 2]byte
-	ctx[0] = domain
-	copy(ctx[1:], id.bytes())
-	binary.BigEndian.PutUint16(ctx[1+groupIDSize:], uint16(len(key)))
-	sum := crc32.Update(0, castagnoli, ctx[:])
-	sum = crc32.Update(sum, castagnoli, key)
-	return crc32.Update(sum, castagnoli, payload)
+	var room [1 + groupIDSize + 2 + 64]byte // keys are short; crc32.Update makes what it is given escape, so one array for all of it
+	ctx := append(room[:0], domain)
+	ctx = binary.BigEndian.AppendUint64(ctx, id.Store)
+	ctx = binary.BigEndian.AppendUint64(ctx, id.Incarnation)
+	ctx = binary.BigEndian.AppendUint16(ctx, uint16(len(key)))
+	ctx = append(ctx, key...)
+	return crc32.Update(crc32.Update(0, castagnoli, ctx), castagnoli, payload)
 }
 
 // seal writes the checksum of b[sealSize:] into b[:sealSize] and returns b.
@@ -102,19 +102,27 @@ func indexKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, i
 
 // encodeEntry returns the sealed record of one entry, or [ErrTooLarge].
 func encodeEntry(id GroupID, l *raft.Log) ([]byte, error) {
+	return appendEntry(make([]byte, 0, sealSize+recordHeader+len(l.Data)+len(l.Extensions)), id, l)
+}
+
+// appendEntry is encodeEntry behind what is in b.
+func appendEntry(b []byte, id GroupID, l *raft.Log) ([]byte, error) {
 	size := uint64(len(l.Data)) + uint64(len(l.Extensions))
 	if size > maxRecord {
 		return nil, fmt.Errorf("entry %d of %d bytes: %w (limit %d)", l.Index, size, ErrTooLarge, maxRecord)
 	}
-	b := make([]byte, sealSize, sealSize+recordHeader+size)
-	b = append(b, recordFormat, byte(l.Type))
+	at := len(b)
+	b = append(b, 0, 0, 0, 0, recordFormat, byte(l.Type))
 	b = binary.BigEndian.AppendUint64(b, l.Term)
 	b = binary.BigEndian.AppendUint64(b, uint64(l.AppendedAt.Unix()))
 	b = binary.BigEndian.AppendUint32(b, uint32(l.AppendedAt.Nanosecond()))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(l.Data)))
 	b = append(b, l.Data...)
 	b = append(b, l.Extensions...)
-	return seal(domainLog, id, indexKey(l.Index), b), nil
+	var key [8]byte
+	binary.BigEndian.PutUint64(key[:], l.Index)
+	seal(domainLog, id, key[:], b[at:])
+	return b, nil
 }
 
 // decodeEntry fills in out from a sealed record. Nothing in out aliases b. On

@@ -57,8 +57,8 @@ func parseSegmentName(name string) (uint64, bool) {
 	return n, err == nil
 }
 
-// file is what a segment needs of an open file.
-type file interface {
+// File is what a segment needs of an open file.
+type File interface {
 	io.ReaderAt
 	io.WriterAt
 	// Sync makes what was written durable. After an error nothing is known of what was written before.
@@ -67,11 +67,11 @@ type file interface {
 	Close() error
 }
 
-// folder is the directory of the segments. Tests put one in its place that fails and forgets.
-type folder interface {
+// Folder is the directory of the segments. Tests put one in its place that fails and forgets.
+type Folder interface {
 	// Create makes a file of zeroes; file, name and size are durable on return.
-	Create(name string, size int64) (file, error)
-	Open(name string) (file, error)
+	Create(name string, size int64) (File, error)
+	Open(name string) (File, error)
 	// Remove is durable on return.
 	Remove(name string) error
 	List() ([]string, error)
@@ -92,7 +92,7 @@ func (f osFile) Size() (int64, error) {
 	return info.Size(), nil
 }
 
-func (d osFolder) Create(name string, size int64) (file, error) {
+func (d osFolder) Create(name string, size int64) (File, error) {
 	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (d osFolder) Create(name string, size int64) (file, error) {
 	return osFile{f}, nil
 }
 
-func (d osFolder) Open(name string) (file, error) {
+func (d osFolder) Open(name string) (File, error) {
 	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (d osFolder) List() (names []string, err error) {
 type segment struct {
 	number uint64
 	name   string
-	file   file
+	file   File
 	salt   uint64
 	first  uint64          // number of its first batch
 	size   int64           // of the file

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,21 @@ type memFolder struct {
 	ops   int
 	cut   bool
 	files map[string]*memFile
+	held  chan struct{} // syncs wait until it is closed; nil: they do not
+}
+
+// hold makes syncs wait until release is called.
+func (d *memFolder) hold() (release func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	held := make(chan struct{})
+	d.held = held
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.held = nil
+		close(held)
+	}
 }
 
 type memFile struct {
@@ -67,7 +83,7 @@ func (d *memFolder) restart(rng *rand.Rand) {
 	}
 }
 
-func (d *memFolder) Create(name string, size int64) (file, error) {
+func (d *memFolder) Create(name string, size int64) (File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.op(); err != nil {
@@ -84,7 +100,7 @@ func (d *memFolder) Create(name string, size int64) (file, error) {
 	return f, nil
 }
 
-func (d *memFolder) Open(name string) (file, error) {
+func (d *memFolder) Open(name string) (File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if f := d.files[name]; f != nil {
@@ -138,6 +154,12 @@ func (f *memFile) ReadAt(p []byte, at int64) (int, error) {
 
 func (f *memFile) Sync() error {
 	f.folder.mu.Lock()
+	held := f.folder.held
+	f.folder.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+	f.folder.mu.Lock()
 	defer f.folder.mu.Unlock()
 	if err := f.folder.op(); err != nil {
 		return err
@@ -185,7 +207,17 @@ func crashScenario() (steps []crashStep) {
 			serial++
 			logs = append(logs, &raft.Log{Index: next[id], Term: 1, Data: fmt.Appendf(nil, "%d-%0*d", serial, size, serial)})
 		}
-		steps = append(steps, crashStep{id, func(_ *SegmentLog, s Store) error { return s.StoreLogs(logs) }, func(c *content) {
+		write := func(_ *SegmentLog, s Store) error { return s.StoreLogs(logs) }
+		if serial%2 == 0 {
+			write = func(_ *SegmentLog, s Store) error {
+				err := s.Begin(logs)
+				if err == nil {
+					err = s.AwaitDurable(context.Background(), logs[len(logs)-1].Index)
+				}
+				return err
+			}
+		}
+		steps = append(steps, crashStep{id, write, func(c *content) {
 			for _, l := range logs {
 				c.entries[l.Index] = string(l.Data)
 			}
@@ -299,10 +331,10 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 		settled, cuts := 0, 0
 		for at := 0; ; at++ {
 			dir := &memFolder{left: at, files: map[string]*memFile{}}
-			cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentHead + 3000, OnFatal: func(error) {}}
+			cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentHead + 3000, Segments: dir, OnFatal: func(error) {}}
 			rng := rand.New(rand.NewPCG(uint64(at), 7))
 			acked, torn, after := map[GroupID]content{}, GroupID{}, content{}
-			l, err := openSegments(cfg, dir)
+			l, err := OpenSegments(cfg)
 			if err == nil {
 				l.settled.w.failpoint = func() error {
 					if dir.isCut() {
@@ -319,7 +351,7 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 			} else {
 				dir.restart(nil)
 			}
-			l, err = openSegments(cfg, dir)
+			l, err = OpenSegments(cfg)
 			if err != nil {
 				t.Fatalf("power cut at operation %d (lossy: %v): it does not open again: %v", at, lossy, err)
 			}
@@ -340,7 +372,7 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 				t.Fatal(err)
 			}
 			// And once more, from what the second life has left.
-			if l, err = openSegments(cfg, dir); err != nil {
+			if l, err = OpenSegments(cfg); err != nil {
 				t.Fatalf("power cut at operation %d: after the next close: %v", at, err)
 			}
 			for id, want := range acked {

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -188,7 +189,7 @@ func TestOpenSegmentsTakesOver(t *testing.T) {
 }
 
 func FuzzParseItems(f *testing.F) {
-	b, _ := appendEntryItem(nil, GroupID{7, 1}, 3, []byte("sealed"))
+	b := appendSealed(nil, GroupID{7, 1}, 3, []byte("sealed"))
 	b, _ = appendStableItem(b, GroupID{7, 1}, "CurrentTerm", []byte("12345678"))
 	b, _ = appendDeleteItem(b, GroupID{7, 1}, 1, 2)
 	b, _ = appendRemoveItem(b, GroupID{7, 1})
@@ -203,7 +204,7 @@ func FuzzParseItems(f *testing.F) {
 		for _, it := range items {
 			switch it.kind {
 			case kindEntry:
-				again, _ = appendEntryItem(again, it.id, it.index, raw[it.at:it.at+int64(it.size)])
+				again = appendSealed(again, it.id, it.index, raw[it.at:it.at+int64(it.size)])
 			case kindStable:
 				again, _ = appendStableItem(again, it.id, it.key, it.value)
 			case kindDelete:
@@ -292,4 +293,12 @@ func BenchmarkStoreLogs(b *testing.B) {
 			})
 		}
 	}
+}
+
+// appendSealed is appendEntryItem of what was sealed before.
+func appendSealed(b []byte, id GroupID, index uint64, sealed []byte) []byte {
+	b = appendItemHead(b, kindEntry, id)
+	b = binary.BigEndian.AppendUint64(b, index)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(sealed)))
+	return append(b, sealed...)
 }

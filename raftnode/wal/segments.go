@@ -29,7 +29,7 @@ var (
 // segment. See DESIGN.md.
 type SegmentLog struct {
 	cfg     Config
-	dir     folder
+	dir     Folder
 	settled *BoltLog
 
 	mu     sync.Mutex // guards what follows
@@ -38,14 +38,15 @@ type SegmentLog struct {
 	busy   map[GroupID]bool
 
 	queueMu sync.Mutex // guards what follows
-	filled  *sync.Cond // queue or closed changed
+	filled  *sync.Cond // queue, writing, closed or failed changed; only run waits for it
 	queue   []*segmentRequest
+	writing bool // somebody is in serve, or about to be
 	closed  bool
 	failed  error // set once: why nothing is acknowledged any more
 	stats   Stats
 	ended   chan struct{} // closed when the writer has returned
 
-	// The writer's own, after open.
+	// The writer's own, after open: whoever has set writing.
 	current  *segment
 	prepared *preparation // of the next segment; nil: not begun
 	next     uint64       // number of the next batch
@@ -65,18 +66,17 @@ var _ Log = (*SegmentLog)(nil)
 //
 // Errors: fs.ErrNotExist for a missing log that must exist, [ErrLocked], [ErrWrongNode], [ErrCorrupt].
 func OpenSegments(cfg Config) (*SegmentLog, error) {
-	return openSegments(cfg, osFolder(filepath.Dir(cfg.Path)))
-}
-
-func openSegments(cfg Config, dir folder) (*SegmentLog, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	if cfg.SegmentSize <= 0 {
 		cfg.SegmentSize = defaultSegmentSize
 	}
+	if cfg.Segments == nil {
+		cfg.Segments = osFolder(filepath.Dir(cfg.Path))
+	}
 	l := &SegmentLog{
-		cfg: cfg, dir: dir, groups: make(map[GroupID]*group), open: make(map[GroupID]bool), busy: make(map[GroupID]bool), ended: make(chan struct{}),
+		cfg: cfg, dir: cfg.Segments, groups: make(map[GroupID]*group), open: make(map[GroupID]bool), busy: make(map[GroupID]bool), ended: make(chan struct{}),
 	}
 	l.filled, l.drained = sync.NewCond(&l.queueMu), sync.NewCond(&l.fullMu)
 	files, err := l.list()
@@ -326,7 +326,7 @@ func (l *SegmentLog) Groups() (ids []GroupID, err error) {
 	defer l.mu.Unlock()
 	for id, g := range l.groups {
 		g.mu.RLock()
-		if g.damaged != nil || g.known && (len(g.recent) > 0 || len(g.live) > 0 || len(g.stable) > 0 || !g.removed && g.settled.getHead().stable > 0) {
+		if g.damaged != nil || len(g.pending.logs) > 0 || g.known && (len(g.recent) > 0 || len(g.live) > 0 || len(g.stable) > 0 || !g.removed && g.settled.getHead().stable > 0) {
 			ids = append(ids, id)
 		}
 		g.mu.RUnlock()

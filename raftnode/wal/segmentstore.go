@@ -1,9 +1,11 @@
 package wal
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/hashicorp/raft"
 )
@@ -62,6 +64,56 @@ func (s *segmentStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
+	r, err := s.request(logs)
+	if err == nil {
+		err = s.log.do(r)
+	}
+	return s.wrap(err)
+}
+
+// Begin implements [Store].
+func (s *segmentStore) Begin(logs []*raft.Log) error {
+	if err := s.acquire(); err != nil {
+		return err
+	}
+	defer s.release()
+	if len(logs) == 0 {
+		return nil
+	}
+	r, err := s.request(logs)
+	if err == nil {
+		err = s.group.await(context.Background(), logs[0].Index-1)
+	}
+	if err == nil {
+		err = s.group.begin(logs)
+	}
+	if err != nil {
+		return s.wrap(err)
+	}
+	r.begun = true
+	if err = s.log.enqueue(r); err != nil {
+		s.group.landed(err)
+	}
+	return s.wrap(err)
+}
+
+// Pending implements [Store].
+func (s *segmentStore) Pending() uint64 { return s.group.pending.first.Load() }
+
+// AwaitDurable implements [Store].
+func (s *segmentStore) AwaitDurable(ctx context.Context, index uint64) error {
+	return s.wrap(s.group.await(ctx, index))
+}
+
+// Close implements [Store].
+func (s *segmentStore) Close() error {
+	err := s.handle.Close()
+	s.group.await(context.Background(), math.MaxUint64) // a failure has been told to the owner
+	return err
+}
+
+// request encodes entries.
+func (s *segmentStore) request(logs []*raft.Log) (*segmentRequest, error) {
 	size := 0
 	for _, l := range logs {
 		size += itemHead + 12 + sealSize + recordHeader + len(l.Data) + len(l.Extensions)
@@ -69,15 +121,14 @@ func (s *segmentStore) StoreLogs(logs []*raft.Log) error {
 	r := &segmentRequest{group: s.group, data: make([]byte, 0, size), items: make([]item, len(logs))}
 	for i, l := range logs {
 		if l.Index == 0 {
-			return s.wrap(fmt.Errorf("store entry %d of %d: index 0 is not an index", i, len(logs)))
+			return nil, fmt.Errorf("store entry %d of %d: index 0 is not an index", i, len(logs))
 		}
-		sealed, err := encodeEntry(s.id, l)
-		if err != nil {
-			return s.wrap(err)
+		var err error
+		if r.data, r.items[i], err = appendEntryItem(r.data, s.id, l); err != nil {
+			return nil, err
 		}
-		r.data, r.items[i] = appendEntryItem(r.data, s.id, l.Index, sealed)
 	}
-	return s.wrap(s.log.do(r))
+	return r, nil
 }
 
 // DeleteRange implements raft.LogStore; lo and hi are inclusive. A range that holds nothing is not an error.

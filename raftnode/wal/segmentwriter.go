@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"runtime"
 )
 
 // segmentRequest is one write that waits for its batch.
@@ -10,12 +11,24 @@ type segmentRequest struct {
 	group *group
 	data  []byte // its records
 	items []item // the same, with places relative to data
+	begun bool   // the group's pending entries: nobody waits in do
 	done  chan error
+}
+
+// answer tells whoever waits that the request is on the disk, or never will be.
+func (r *segmentRequest) answer(err error) {
+	switch {
+	case !r.begun:
+		r.done <- err
+	case err != nil:
+		r.group.landed(err)
+	}
 }
 
 var errLogClosed = errors.New("the log is closing")
 
-// do queues a request and waits until it is on the disk and visible.
+// do queues a request and waits until it is on the disk and visible. When nobody is writing the caller does: it would sleep anyway, and to wake another goroutine
+// and be woken takes as long as a small write.
 func (l *SegmentLog) do(r *segmentRequest) error {
 	r.done = make(chan error, 1)
 	l.queueMu.Lock()
@@ -24,9 +37,26 @@ func (l *SegmentLog) do(r *segmentRequest) error {
 		return err
 	}
 	l.queue = append(l.queue, r)
+	writes := !l.writing
+	l.writing = true
+	l.queueMu.Unlock()
+	if writes {
+		l.serve()
+	}
+	return <-r.done
+}
+
+// enqueue queues a request. Requests reach the disk in the order in which they were queued.
+func (l *SegmentLog) enqueue(r *segmentRequest) error {
+	l.queueMu.Lock()
+	if err := l.refusal(); err != nil {
+		l.queueMu.Unlock()
+		return err
+	}
+	l.queue = append(l.queue, r)
 	l.queueMu.Unlock()
 	l.filled.Signal()
-	return <-r.done
+	return nil
 }
 
 // err returns why no call may be served, or nil.
@@ -46,40 +76,57 @@ func (l *SegmentLog) refusal() error {
 	return nil
 }
 
-// run is the writer: it takes everything that waits, writes it as one batch, syncs, makes it visible, and answers. While a batch is on its way to the disk the
-// next one gathers. Nobody waits for a timer.
+// run writes what nobody in do writes. It ends when the log is closed and nothing is queued, or after a failure.
 func (l *SegmentLog) run() {
 	defer close(l.ended)
 	for {
-		reqs := l.take()
-		if len(reqs) == 0 {
-			return
+		l.queueMu.Lock()
+		for l.writing || len(l.queue) == 0 && !l.closed && l.failed == nil {
+			l.filled.Wait()
 		}
-		err := l.writeBatch(reqs)
-		if err != nil {
-			l.fail(err)
-			l.queueMu.Lock()
-			err = l.failed
-			reqs = append(reqs, l.queue...)
-			l.queue = nil
+		if len(l.queue) == 0 {
 			l.queueMu.Unlock()
-		}
-		for _, r := range reqs {
-			r.done <- err
-		}
-		if err != nil {
 			return
 		}
+		l.writing = true
+		l.queueMu.Unlock()
+		l.serve()
 	}
 }
 
-// take waits until something is queued and takes as much of it as one batch may hold. It returns nothing when the log is closed and the queue empty.
+// yields is how often others get the processor before a batch is taken.
+const yields = 2
+
+// serve is the writer, of whom there is one at a time: it takes everything that waits, writes it as one batch, syncs, makes it visible, and answers. While a
+// batch is on its way to the disk the next one gathers. Nobody waits for a timer; but who is about to write something comes first, which costs nothing when there is
+// nobody, and on a busy machine makes one sync of many.
+func (l *SegmentLog) serve() {
+	for range yields {
+		runtime.Gosched()
+	}
+	reqs := l.take()
+	err := l.writeBatch(reqs)
+	if err != nil {
+		l.fail(err)
+	}
+	l.queueMu.Lock()
+	if err != nil {
+		err = l.failed
+		reqs = append(reqs, l.queue...)
+		l.queue = nil
+	}
+	l.writing = false
+	l.queueMu.Unlock()
+	l.filled.Signal()
+	for _, r := range reqs {
+		r.answer(err)
+	}
+}
+
+// take takes as much of the queue as one batch may hold.
 func (l *SegmentLog) take() []*segmentRequest {
 	l.queueMu.Lock()
 	defer l.queueMu.Unlock()
-	for len(l.queue) == 0 && !l.closed {
-		l.filled.Wait()
-	}
 	n, size := 0, 0
 	for n < len(l.queue) && n < maxBatchRequests && (n == 0 || size+len(l.queue[n].data) <= maxBatchBytes) {
 		size += len(l.queue[n].data)
@@ -139,6 +186,9 @@ func (l *SegmentLog) writeBatch(reqs []*segmentRequest) error {
 				return err
 			}
 		}
+		if r.begun {
+			r.group.landed(nil)
+		}
 		base += int64(len(r.data))
 		sum.Bytes += uint64(len(r.data))
 	}
@@ -185,10 +235,13 @@ func (l *SegmentLog) roll(size int64) error {
 	p := l.prepared
 	<-p.done
 	l.prepared = nil
-	if p.err != nil {
-		return p.err
+	next, err := p.seg, p.err
+	if err != nil { // that was a while ago, when the disk was full perhaps; nothing is lost by asking it again
+		l.cfg.Logger.Warn("the next segment could not be prepared; it is tried again now that it is needed", "error", err)
+		if next, err = l.create(full.number + 1); err != nil {
+			return err
+		}
 	}
-	next := p.seg
 	if err := next.begin(l.cfg.NodeID, l.next); err != nil {
 		next.file.Close()
 		return fmt.Errorf("begin %s: %w", next.name, err)

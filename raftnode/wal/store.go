@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"sync"
@@ -130,6 +131,15 @@ func (s *boltStore) StoreLogs(logs []*raft.Log) error {
 		return false, nil
 	}}))
 }
+
+// Begin implements [Store]: entries are durable at once.
+func (s *boltStore) Begin(logs []*raft.Log) error { return s.StoreLogs(logs) }
+
+// Pending implements [Store].
+func (s *boltStore) Pending() uint64 { return 0 }
+
+// AwaitDurable implements [Store].
+func (s *boltStore) AwaitDurable(context.Context, uint64) error { return nil }
 
 // DeleteRange implements raft.LogStore; lo and hi are inclusive. A range that
 // holds nothing is not an error.

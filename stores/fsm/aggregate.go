@@ -107,8 +107,18 @@ func (c *SnapshotChange) apply(a *applier) (any, *api.Error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	s, err := a.streamState(c.Stream)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.tombstoned {
+		return nil, tombstoned(c.Stream), nil
+	}
 	if h.count == 0 {
 		return nil, api.ErrStreamNotFound.With("stream %s has no events; a snapshot is the state after one of them", c.Stream), nil
+	}
+	if refused := missing(c.Stream, &s, h.count); refused != nil {
+		return nil, refused, nil
 	}
 	if last := int64(h.count) - 1; c.Version >= h.count {
 		e := api.ErrWrongVersion.With("the snapshot is of version %d and stream %s is at version %d; append the events first", c.Version, c.Stream, last)

@@ -129,6 +129,9 @@ func (f *FSM) publish(a *applier) (dirtied bool) {
 	}
 	a.o.shown = a.o.layer
 	a.o.showKeys()
+	if a.cut {
+		f.sweep.cuts.Add(1)
+	}
 	f.pending.Store(a.o.unsynced)
 	dirtied, f.dirty = !f.dirty, true
 	f.announce(a.st)
@@ -147,6 +150,7 @@ type applier struct {
 	hashes  []uint64 // of the ids of the append at hand
 
 	term     uint64 // of the entry at hand
+	cut      bool   // the batch changed a stream's state
 	appended []span // by this batch; nobody is told when OnAppend was not called
 }
 
@@ -186,7 +190,7 @@ func (a *applier) reset() {
 	if cap(a.hashes) > keepHeads {
 		a.hashes = nil
 	}
-	a.o, a.frozen, a.appended = nil, nil, nil // the batch's caller has what was appended
+	a.o, a.frozen, a.appended, a.cut = nil, nil, nil, false // the batch's caller has what was appended
 }
 
 // disk returns the flushed part of the state, in a transaction that is used until the next flush.
@@ -238,6 +242,9 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	if err := checkAppend(c); err != nil {
 		return AppendResult{Err: err}, nil
 	}
+	if refused, err := a.refuseRestoring(); refused != nil || err != nil {
+		return AppendResult{Err: refused}, err
+	}
 	a.hashes = a.hashes[:0]
 	for i := range c.Events {
 		a.hashes = append(a.hashes, hash64(c.Events[i].ID))
@@ -251,7 +258,9 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	case dup != nil:
 		return *dup, nil
 	}
-	refused, err = a.expect(c)
+	if refused, err = a.tombstoned(c); refused == nil && err == nil {
+		refused, err = a.expect(c)
+	}
 	if refused != nil || err != nil {
 		return AppendResult{Err: refused}, err
 	}
@@ -270,7 +279,10 @@ func (a *applier) append(c *Append, raws [][]byte) (AppendResult, error) {
 	}
 	a.o.terms.mu.Unlock()
 	res.Version, res.Position = h.count-1, a.st.position
-	return res, nil
+	if a.st.trimmed > 0 {
+		err = a.written(c.Stream, h)
+	}
+	return res, err
 }
 
 // number gives a stream that does not exist yet its number.

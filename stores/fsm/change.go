@@ -9,7 +9,9 @@ import (
 // Kinds of commands that are not appends. Each began with a version of the program; see Kinds.
 const (
 	kindSnapshot     = 3 // aggregate.go
+	kindStream       = 4 // stream.go
 	kindSubscription = 5 // subscription.go
+	kindRestore      = 6 // restore.go
 )
 
 // Feature names what a kind of command is for, in words that go into an error.
@@ -17,6 +19,10 @@ func Feature(kind int) string {
 	switch kind {
 	case kindSnapshot:
 		return "snapshots of aggregates"
+	case kindStream:
+		return "deleting, truncating and metadata of streams"
+	case kindRestore:
+		return "restoring a backup"
 	case kindSubscription:
 		return "durable subscriptions"
 	}
@@ -39,6 +45,10 @@ func decodeChange(kind byte, r *reader) (Change, error) {
 	switch kind {
 	case kindSnapshot:
 		return decodeSnapshotChange(r), nil
+	case kindStream:
+		return decodeStreamChange(r), nil
+	case kindRestore:
+		return decodeRestoreChange(r), nil
 	case kindSubscription:
 		return decodeSubscriptionChange(r), nil
 	}
@@ -62,6 +72,11 @@ func (d *decoder) change(kind byte, body []byte) error {
 }
 
 func (a *applier) change(c Change) (AppendResult, error) {
+	if c.Kind() != kindRestore {
+		if refused, err := a.refuseRestoring(); refused != nil || err != nil {
+			return AppendResult{Err: refused}, err
+		}
+	}
 	value, refused, err := c.apply(a)
 	return AppendResult{Value: value, Err: refused}, err
 }

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -85,6 +84,10 @@ func (a *applier) duplicate(c *Append) (dup *AppendResult, refused *api.Error, e
 		if err != nil {
 			return nil, nil, err
 		}
+		s, err := a.streamState(stream)
+		if err != nil {
+			return nil, nil, err
+		}
 		want := c.streamName(c.streamOf(i))
 		switch {
 		case known != i+1:
@@ -93,7 +96,7 @@ func (a *applier) duplicate(c *Append) (dup *AppendResult, refused *api.Error, e
 			return nil, conflict(e.ID, stream, rec.version, "and not in "+want), nil
 		case results == nil && rec.version != first.version+uint64(i), results != nil && position != firstPosition+uint64(i):
 			return nil, conflict(e.ID, stream, rec.version, "which does not follow the event before it"), nil
-		case rec.event.Type != e.Type || rec.event.JSON != e.JSON || !bytes.Equal(rec.event.Data, e.Data):
+		case !rec.same(e, rec.version < s.first):
 			return nil, conflict(e.ID, stream, rec.version, "with another type or other data"), nil
 		}
 		c.result(results, i, rec.version, position)
@@ -132,11 +135,11 @@ func (a *applier) expect(c *Append) (refused *api.Error, err error) {
 	for i := range c.Conditions {
 		cond := &c.Conditions[i]
 		if cond.Query == nil {
-			h, err := a.head(cond.Stream)
+			last, ok, err := a.stands(cond.Stream, *cond.Version)
 			if err != nil {
 				return nil, err
 			}
-			if last := int64(h.count) - 1; !meets(*cond.Version, last) {
+			if !ok {
 				want := *cond.Version
 				failed = append(failed, api.FailedCondition{Index: i, Stream: strings.Clone(cond.Stream), ExpectedVersion: &want, ActualVersion: &last})
 			}
@@ -146,7 +149,7 @@ func (a *applier) expect(c *Append) (refused *api.Error, err error) {
 		if err != nil {
 			return nil, err
 		}
-		position, err := v.last(cond.Query, cond.After, &w, &types)
+		position, err := v.last(cond.Query, cond.After, c.Time, &w, &types)
 		switch {
 		case errors.Is(err, errSpent):
 			return api.ErrBadRequest.With("conditions[%d]: too many events behind position %d have some of the types and tags and not all; "+
@@ -217,17 +220,23 @@ func wanted(expected int64) string {
 	return fmt.Sprintf("version %d", expected)
 }
 
+// stands returns the stream's last version, -1 when it does not exist, and whether that is as expected.
+func (a *applier) stands(stream string, expected int64) (last int64, ok bool, err error) {
+	h, err := a.head(stream)
+	if err != nil {
+		return 0, false, err
+	}
+	s, err := a.streamState(stream)
+	return s.last(h.count), s.meets(expected, h.count), err
+}
+
 func (a *applier) expectVersion(c *Append) (*api.Error, error) {
 	if c.Expected == api.ExpectAny {
 		return nil, nil
 	}
-	h, err := a.head(c.Stream)
-	if err != nil {
+	last, ok, err := a.stands(c.Stream, c.Expected)
+	if ok || err != nil {
 		return nil, err
-	}
-	last := int64(h.count) - 1
-	if meets(c.Expected, last) {
-		return nil, nil
 	}
 	e := api.ErrWrongVersion.With("stream %s %s; the append expected %s; read the stream again and decide anew", c.Stream, standing(last), wanted(c.Expected))
 	e.ActualVersion = &last

@@ -31,7 +31,7 @@ const (
 
 // Kinds is the highest kind of command that this program can apply. A leader must not propose a kind that a member of the store cannot apply: that member
 // would leave the command out, and differ from then on.
-const Kinds = kindSubscription
+const Kinds = kindRestore
 
 // Append is the command to append events to one stream or several, atomically.
 type Append struct {

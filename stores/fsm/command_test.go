@@ -210,6 +210,11 @@ func FuzzRecord(f *testing.F) {
 				rec := record{stream: uint64(i), version: 0, time: a.Time, event: e}
 				if b := rec.encode(1); len(b) < 4096 {
 					f.Add(uint64(1), b[4:])
+					stub, err := appendStub(nil, 1, b)
+					if err != nil {
+						f.Fatal(err)
+					}
+					f.Add(uint64(1), stub[4:])
 				}
 			}
 		}
@@ -217,16 +222,59 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, position uint64, body []byte) {
 		// Without a valid checksum nothing gets through, so we give it one; and we try the bytes as they are too.
 		_, _ = decodeRecord(position, body)
-		rec, err := decodeRecord(position, append(binary.BigEndian.AppendUint32(nil, checksum(position, body)), body...))
+		value := append(binary.BigEndian.AppendUint32(nil, checksum(position, body)), body...)
+		rec, err := decodeRecord(position, value)
 		if err != nil {
 			if !errors.Is(err, ErrDamaged) {
 				t.Errorf("unexpected kind of error: %v", err)
 			}
 			return
 		}
+		b, err := appendStub(nil, position, value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stub, err := decodeRecord(position, b)
+		if err != nil || !stub.stub || stub.event.ID != rec.event.ID || stub.time != rec.time || stub.stream != rec.stream || stub.version != rec.version {
+			t.Fatalf("the stub of %+v is %+v, %v", rec, stub, err)
+		}
+		if !stub.same(&rec.event, true) != (rec.stub && rec.sum != rec.event.sum()) {
+			t.Fatalf("the stub of %+v is not of the same event: %+v", rec, stub)
+		}
+		if rec.stub {
+			return
+		}
 		again, err := decodeRecord(position, rec.encode(position))
 		if err != nil || !reflect.DeepEqual(again, rec) {
 			t.Fatalf("got %+v, %v; want %+v", again, err, rec)
+		}
+	})
+}
+
+func FuzzStreamChange(f *testing.F) {
+	for _, c := range []StreamChange{
+		{Op: StreamDelete, Stream: "s", Expected: 4}, {Op: StreamTruncate, Stream: "a.b", Expected: -2, Before: 1 << 40, Time: testTime},
+		{Op: StreamMetadata, Stream: "s", Expected: -1, MaxAge: 5, MaxCount: 7, Custom: []byte(`{}`)},
+	} {
+		f.Add(c.encode(nil), (&streamState{first: c.Before, maxAge: c.MaxAge, custom: c.Custom, deleted: c.Op == StreamDelete}).encode(nil))
+	}
+	f.Fuzz(func(t *testing.T, command, state []byte) {
+		r := reader{rest: command}
+		if c := decodeStreamChange(&r); r.end() == nil {
+			r = reader{rest: c.encode(nil)}
+			if again := decodeStreamChange(&r); r.end() != nil || !reflect.DeepEqual(again, c) {
+				t.Fatalf("got %+v, %v; want %+v", again, r.end(), c)
+			}
+		}
+		s, err := decodeStream(state)
+		if err != nil {
+			if !errors.Is(err, ErrDamaged) {
+				t.Errorf("unexpected kind of error: %v", err)
+			}
+			return
+		}
+		if again, err := decodeStream(s.encode(nil)); err != nil || !reflect.DeepEqual(again, s) {
+			t.Fatalf("got %+v, %v; want %+v", again, err, s)
 		}
 	})
 }

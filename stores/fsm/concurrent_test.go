@@ -75,7 +75,7 @@ func TestReadersUnderAppliesAndFlushes(t *testing.T) {
 					t.Errorf("query backward: %d events, %v", len(newest.Events), err)
 					return
 				}
-				if names, _, err := f.Streams("s", "", 1000); err != nil || last > 0 && len(names) == 0 {
+				if names, _, _, err := f.Streams("s", "", 1000); err != nil || last > 0 && len(names) == 0 {
 					t.Errorf("%d streams, %v", len(names), err)
 					return
 				}

@@ -14,10 +14,12 @@
 //	events   position (8)          record with CRC32C, see record.go; it points to earlier events of its stream, see chain.go
 //	names    number (8)            name · CRC32C
 //	runs     run (8) · fence       block of sorted entries with CRC32C, see block.go: event ids, streams' heads, streams by name, types and tags
+//	keys     key                   value · CRC32C, see keys.go
+//	swept    stream                how far its events were scavenged, see scavenge.go
 //	filters  run (8) · chunk (8)   lines of a Bloom filter with CRC32C each, see filter.go
 //
 // Every key but those of meta is appended behind the others of its kind, so a flush writes as many pages as it has bytes for, however big the store is.
-// This is format 3. A file of another format is refused with ErrFormat; there is no migration.
+// This is format 5. A file of another format is refused with ErrFormat; there is no migration.
 //
 // bbolt does not checksum its data pages: a flipped bit would be read as a wrong event without an error. So everything whose damage could be
 // taken for an answer carries its own checksum, over its key too, and a mismatch is ErrDamaged. DESIGN.md says why it is built like this.

@@ -30,7 +30,7 @@ type Config struct {
 
 // FSM is the state machine of one store. Apply and Restore are called by one goroutine, raft's; everything else may be called concurrently.
 //
-// Locks are taken in the order file, flushing, applying, mu.
+// Locks are taken in the order sweep.mu, file, flushing, applying, mu.
 type FSM struct {
 	cfg      Config
 	onAppend func(term uint64, stream string, first, last uint64)
@@ -64,6 +64,9 @@ type FSM struct {
 	uses       atomic.Uint64  // calls of enter
 	pending    atomic.Uint64  // bytes in the active overlay
 	held       atomic.Uint64  // bytes in the frozen one
+	restoring  atomic.Int32   // whether a restore is under way, where it is known, see restore.go
+
+	sweep sweep // what scavenging and expiry know
 
 	bounds   bounds                  // of the work on runs that a flush does
 	hookStep func(step string) error // tests: called at the steps of a flush; its error is a crash there
@@ -91,6 +94,7 @@ func Open(cfg Config) (*FSM, error) {
 	}
 	f := &FSM{cfg: cfg, bounds: usualBounds, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
 	f.room = sync.NewCond(&f.mu)
+	f.sweep.limit, f.sweep.least = sweepEvents, holesAt
 	file, err := openFile(cfg.Path, cfg)
 	if err != nil {
 		return nil, err

@@ -135,7 +135,7 @@ func bucketDump(t testing.TB, f *FSM) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, _, err := f.Streams("", "", 1000)
+	page, _, _, err := f.Streams("", "", 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 // Keys are what a store knows beside its events: an ordered map of names to values, replicated like everything else. Each kind of thing has a first byte of its own:
 //
 //	n stream 00 ^version (8)   a snapshot of an aggregate; ^version, so that the newest comes first (aggregate.go)
+//	s stream                        what there is of a stream beside its events (stream.go)
+//	z                          how far the restore of a backup is (restore.go)
 //	u, w and p                 durable subscriptions (subscription.go)
 //
 // A key is at most maxKey bytes. Values are sealed with a checksum when they are put, and stay sealed in memory and on disk. In an overlay a nil value says
@@ -170,8 +172,12 @@ func (a *applier) putKey(key string, value []byte) error {
 	if err != nil {
 		return err
 	}
+	a.cut = a.cut || key[0] == keyStream
 	if v.sealed(key) == nil {
 		a.st.keys++
+		if key[0] == keyStream {
+			a.st.trimmed++
+		}
 	}
 	key = strings.Clone(key)
 	sealed := make([]byte, 0, len(value)+4)
@@ -186,6 +192,9 @@ func (a *applier) dropKey(key string) (was bool, err error) {
 		return false, err
 	}
 	a.st.keys--
+	if key[0] == keyStream {
+		a.st.trimmed--
+	}
 	a.o.put(strings.Clone(key), nil)
 	return true, nil
 }

@@ -15,12 +15,12 @@ var (
 	bucketRuns    = []byte("runs")
 	bucketFilters = []byte("filters")
 
-	buckets = [][]byte{bucketMeta, bucketEvents, bucketNames, bucketRuns, bucketFilters, bucketKeys}
+	buckets = [][]byte{bucketMeta, bucketEvents, bucketNames, bucketRuns, bucketFilters, bucketKeys, bucketSwept}
 )
 
 // diskFormat is raised when a file that this program writes could be read wrongly by one that knows only the format before. There is no migration yet: a
 // replica whose file has another format is set aside and copied anew from its peers.
-const diskFormat = 4
+const diskFormat = 5
 
 // ErrFormat is the ErrDamaged of a file that is whole, but of a format that this program does not know.
 var ErrFormat = fmt.Errorf("%w: unknown disk format", ErrDamaged)
@@ -35,16 +35,17 @@ var (
 
 // state is what the meta bucket says of the content:
 //
-//	applied (8) · term (8) · position (8) · streams (8) · kinds (8) · keys (8) · CRC32C of these (4)
+//	applied (8) · term (8) · position (8) · streams (8) · kinds (8) · keys (8) · trimmed (8) · CRC32C of these (4)
 type state struct {
 	applied, term uint64
 	position      uint64 // of the last event
 	streams       uint64 // how many there are; also the last stream number
 	kinds         uint64 // the highest kind of command that was in an entry
 	keys          uint64 // how many there are, see keys.go
+	trimmed       uint64 // how many streams have a state beside their events, see stream.go; 0: nothing is hidden anywhere
 }
 
-const stateSize = 6*8 + 4
+const stateSize = 7*8 + 4
 
 func (s *state) read(tx *bolt.Tx) error {
 	b := tx.Bucket(bucketMeta).Get(keyState)
@@ -55,12 +56,13 @@ func (s *state) read(tx *bolt.Tx) error {
 	s.applied, s.term = binary.BigEndian.Uint64(body), binary.BigEndian.Uint64(body[8:])
 	s.position, s.streams = binary.BigEndian.Uint64(body[16:]), binary.BigEndian.Uint64(body[24:])
 	s.kinds, s.keys = binary.BigEndian.Uint64(body[32:]), binary.BigEndian.Uint64(body[40:])
+	s.trimmed = binary.BigEndian.Uint64(body[48:])
 	return nil
 }
 
 func (s *state) write(tx *bolt.Tx) error {
 	b := make([]byte, 0, stateSize)
-	for _, v := range []uint64{s.applied, s.term, s.position, s.streams, s.kinds, s.keys} {
+	for _, v := range []uint64{s.applied, s.term, s.position, s.streams, s.kinds, s.keys, s.trimmed} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return tx.Bucket(bucketMeta).Put(keyState, seal(keyState, b))

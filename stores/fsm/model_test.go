@@ -21,6 +21,7 @@ import (
 // model is what the FSM is meant to be: a list of events, and the last entry.
 type model struct {
 	events        []api.Event
+	streams       map[string]modelStream
 	applied, term uint64
 }
 
@@ -76,11 +77,13 @@ func (m *model) append(c Append) (want AppendResult, refused *api.Error, loose b
 		first, last := known[0], known[len(known)-1]
 		return AppendResult{FirstVersion: first.Version, Version: last.Version, FirstPosition: first.Position, Position: last.Position, Duplicate: true}, nil, loose
 	}
-	there := len(m.stream(c.Stream))
-	ok := c.Expected == api.ExpectAny || c.Expected == api.ExpectExists && there > 0 || c.Expected == int64(there)-1
-	if failed := m.failed(c.Conditions); len(failed) > 0 {
+	if m.streams[c.Stream].tombstoned {
+		return want, api.ErrStreamDeleted, false
+	}
+	there, ok := len(m.stream(c.Stream)), m.meets(c.Stream, c.Expected)
+	if failed := m.failed(c.Conditions, c.Time); len(failed) > 0 {
 		if !ok {
-			last := int64(there) - 1
+			last := m.last(c.Stream)
 			failed = append([]api.FailedCondition{{Index: -1, Stream: c.Stream, ExpectedVersion: &c.Expected, ActualVersion: &last}}, failed...)
 		}
 		e := *api.ErrCondition
@@ -96,6 +99,7 @@ func (m *model) append(c Append) (want AppendResult, refused *api.Error, loose b
 		there++
 	}
 	want.Version, want.Position = uint64(there)-1, uint64(len(m.events))
+	m.wrote(c.Stream)
 	return want, nil, false
 }
 
@@ -106,6 +110,8 @@ type machine struct {
 	f     *FSM
 	model model
 	log   []*raft.Log // everything that was applied
+	swept int         // records replaced by scavenging
+	holes int64       // bytes given back
 	told  uint64      // the last position OnAppend told of
 }
 
@@ -124,7 +130,7 @@ func (m *machine) openFSM(t *rapid.T) *FSM {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.bounds = tight
+	f.bounds, f.sweep.limit, f.sweep.least = tight, 3, 0
 	return f
 }
 
@@ -160,7 +166,7 @@ var modelStreams = []string{"a", "a.b", "b", "ü"}
 
 func drawAppend(t *rapid.T) Append {
 	c := Append{
-		Time:     testTime + rapid.Int64Range(0, 3).Draw(t, "time"),
+		Time:     testTime + rapid.Int64Range(0, 3).Draw(t, "time")*1_000_000,
 		Stream:   rapid.SampledFrom(modelStreams).Draw(t, "stream"),
 		Expected: rapid.SampledFrom([]int64{-2, -2, -2, -2, -1, -4, 0, 1, 2, 3, 5, 8}).Draw(t, "expected"),
 	}
@@ -199,13 +205,13 @@ func drawAppend(t *rapid.T) Append {
 // Append applies a batch of entries of several commands each.
 func (m *machine) Append(t *rapid.T) {
 	var batch []*raft.Log
-	var cmds [][]Append
+	var cmds [][]any
 	index, term := m.model.applied, max(m.model.term, 1)
 	for range rapid.IntRange(1, 3).Draw(t, "entries") {
 		index += uint64(rapid.SampledFrom([]int{1, 1, 1, 4}).Draw(t, "step")) // raft keeps no-ops to itself
 		term += uint64(rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "new term"))
 		l := &raft.Log{Index: index, Term: term, Type: raft.LogCommand}
-		var of []Append
+		var of []any
 		switch rapid.IntRange(0, 19).Draw(t, "kind") {
 		case 0:
 			l.Type = raft.LogConfiguration
@@ -213,12 +219,18 @@ func (m *machine) Append(t *rapid.T) {
 			l.Data = []byte{200}
 		default:
 			for range rapid.IntRange(1, 4).Draw(t, "commands") {
-				of = append(of, m.drawConditions(t, drawAppend(t)))
+				if rapid.IntRange(0, 5).Draw(t, "change") == 0 {
+					of = append(of, m.drawChange(t))
+				} else {
+					of = append(of, m.drawConditions(t, drawAppend(t)))
+				}
 			}
 			if rapid.IntRange(0, 9).Draw(t, "retry") == 0 && len(m.log) > 0 {
-				of = append(of, m.earlier(t)...)
+				for _, c := range m.earlier(t) {
+					of = append(of, c)
+				}
 			}
-			l.Data = Encode(of...)
+			l.Data = encodeAll(of)
 		}
 		batch, cmds = append(batch, l), append(cmds, of)
 	}
@@ -242,7 +254,12 @@ func (m *machine) Append(t *rapid.T) {
 			t.Fatalf("%d results of %d commands", len(got), len(cmds[i]))
 		}
 		for j, c := range cmds[i] {
-			last := int64(len(m.model.stream(c.Stream))) - 1
+			if c, ok := c.(*StreamChange); ok {
+				m.compareChange(t, c, got[j])
+				continue
+			}
+			c := c.(Append)
+			last := m.model.last(c.Stream)
 			want, refused, loose := m.model.append(c)
 			switch {
 			case loose:
@@ -356,27 +373,27 @@ func (m *machine) Move(t *rapid.T) {
 // ReadStream compares all pages of a stream, forward or backward.
 func (m *machine) ReadStream(t *rapid.T) {
 	name := rapid.SampledFrom(append(modelStreams, "none")).Draw(t, "stream")
-	want := m.model.stream(name)
+	n, now := len(m.model.stream(name)), drawNow(t)
 	q := StreamQuery{
-		From: uint64(rapid.IntRange(0, len(want)+2).Draw(t, "from")), Limit: rapid.IntRange(1, 6).Draw(t, "limit"),
+		From: uint64(rapid.IntRange(0, n+2).Draw(t, "from")), Limit: rapid.IntRange(1, 6).Draw(t, "limit"), Now: now,
 		MaxBytes: rapid.SampledFrom([]int{1, 100, noLimit}).Draw(t, "bytes"), Backward: rapid.Bool().Draw(t, "backward"),
 	}
 	q.FromEnd = q.Backward && rapid.Bool().Draw(t, "from end")
-	if len(want) == 0 {
+	if m.model.last(name) < 0 {
 		if _, err := m.f.ReadStream(name, q); !errors.Is(err, api.ErrStreamNotFound) {
 			t.Fatalf("reading a stream without events: %v, want %v", err, api.ErrStreamNotFound)
 		}
 		return
 	}
-	last := int64(len(want)) - 1
-	switch {
-	case q.FromEnd, q.Backward && q.From > uint64(last):
+	last := int64(n) - 1
+	var want []api.Event
+	for _, e := range m.model.stream(name) {
+		if m.model.shows(&e, now) && (q.FromEnd || q.Backward && e.Version <= q.From || !q.Backward && e.Version >= q.From) {
+			want = append(want, e)
+		}
+	}
+	if q.Backward {
 		slices.Reverse(want)
-	case q.Backward:
-		want = slices.Clone(want[:q.From+1])
-		slices.Reverse(want)
-	default:
-		want = want[min(q.From, uint64(len(want))):]
 	}
 	var got []api.Event
 	for {
@@ -419,18 +436,17 @@ func (m *machine) ReadAll(t *rapid.T) {
 	n := uint64(len(m.model.events))
 	q := AllQuery{
 		After: uint64(rapid.IntRange(0, int(n)+3).Draw(t, "after")), Limit: rapid.IntRange(1, 9).Draw(t, "limit"),
-		MaxBytes: rapid.SampledFrom([]int{1, 100, noLimit}).Draw(t, "bytes"), Backward: rapid.Bool().Draw(t, "backward"),
+		MaxBytes: rapid.SampledFrom([]int{1, 100, noLimit}).Draw(t, "bytes"), Backward: rapid.Bool().Draw(t, "backward"), Now: drawNow(t),
 	}
 	q.FromEnd = q.Backward && rapid.Bool().Draw(t, "from end")
-	want := slices.Clone(m.model.events)
-	switch {
-	case q.FromEnd, q.Backward && q.After > n:
+	var want []api.Event
+	for _, e := range m.model.events {
+		if m.model.shows(&e, q.Now) && (q.FromEnd || q.Backward && e.Position < q.After || !q.Backward && e.Position > q.After) {
+			want = append(want, e)
+		}
+	}
+	if q.Backward {
 		slices.Reverse(want)
-	case q.Backward:
-		want = want[:max(q.After, 1)-1]
-		slices.Reverse(want)
-	default:
-		want = want[min(q.After, n):]
 	}
 	var got []api.Event
 	for {
@@ -457,18 +473,23 @@ func (m *machine) Streams(t *rapid.T) {
 	after := rapid.SampledFrom([]string{"", "a", "a.a", "c"}).Draw(t, "after")
 	var want []api.StreamInfo
 	for _, name := range modelStreams { // in byte order already
-		n := len(m.model.stream(name))
-		if n > 0 && strings.HasPrefix(name, prefix) && name > after {
-			want = append(want, api.StreamInfo{Name: name, Events: uint64(n), Version: int64(n) - 1})
+		is := api.StreamInfo{}
+		if m.model.last(name) >= 0 {
+			n := len(m.model.stream(name))
+			is = api.StreamInfo{Name: name, Events: uint64(n) - m.model.streams[name].first, Version: int64(n) - 1}
+			if strings.HasPrefix(name, prefix) && name > after {
+				want = append(want, is)
+			}
 		}
 		info, exists, err := m.f.Stream(name)
-		if err != nil || exists != (n > 0) || info.Events != uint64(n) {
-			t.Fatalf("stream %s: %+v, %v, %v; want %d events", name, info, exists, err, n)
+		if err != nil || exists != (is.Name != "") || info != is {
+			t.Fatalf("stream %s: %+v, %v, %v; want %+v", name, info, exists, err, is)
 		}
+		m.compareState(t, name)
 	}
 	var got []api.StreamInfo
 	for {
-		page, end, err := m.f.Streams(prefix, after, limit)
+		page, next, end, err := m.f.Streams(prefix, after, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -479,7 +500,7 @@ func (m *machine) Streams(t *rapid.T) {
 		if len(page) != limit {
 			t.Fatalf("a page of %d streams that is not the last, limit %d", len(page), limit)
 		}
-		after = page[len(page)-1].Name
+		after = next
 	}
 	if !slices.Equal(got, want) {
 		t.Fatalf("streams %+v, want %+v", got, want)
@@ -561,18 +582,28 @@ func (c *countingReader) Close() error { return nil }
 // TestModel does random things to an FSM and to a model of it, and holds the two together.
 func TestModel(t *testing.T) {
 	dir := t.TempDir()
+	swept, holes := 0, int64(0)
+	defer func() {
+		t.Logf("%d records scavenged, %d bytes given back", swept, holes)
+		if !t.Failed() && (swept < 50 || holes == 0) {
+			t.Error("too little was scavenged for the test to mean much")
+		}
+	}()
 	rapid.Check(t, func(t *rapid.T) {
 		sub, err := os.MkdirTemp(dir, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(sub)
-		m := &machine{dir: sub}
+		m := &machine{dir: sub, model: model{streams: make(map[string]modelStream)}}
 		m.open(t)
-		defer func() { m.f.Close() }()
+		defer func() {
+			m.f.Close()
+			swept, holes = swept+m.swept, holes+m.holes
+		}()
 		t.Repeat(map[string]func(*rapid.T){
 			"append": m.Append, "append ": m.Append, "append  ": m.Append, "query": m.Query, "query ": m.Query,
-			"flush": m.Flush, "replay": m.Replay, "rebuild": m.Rebuild, "reopen": m.Reopen, "move": m.Move,
+			"flush": m.Flush, "sweep": m.Sweep, "expire": m.Expire, "replay": m.Replay, "rebuild": m.Rebuild, "reopen": m.Reopen, "move": m.Move,
 			"read stream": m.ReadStream, "read all": m.ReadAll, "streams": m.Streams,
 			"": m.check,
 		})

@@ -58,18 +58,18 @@ func (m *model) store(c Append, i int) {
 }
 
 // failed returns the conditions that do not hold.
-func (m *model) failed(conditions []api.Condition) (failed []api.FailedCondition) {
+func (m *model) failed(conditions []api.Condition, now int64) (failed []api.FailedCondition) {
 	for i, c := range conditions {
 		if c.Query == nil {
-			last := int64(len(m.stream(c.Stream))) - 1
-			if *c.Version == api.ExpectExists && last < 0 || *c.Version != api.ExpectExists && *c.Version != last {
+			last := m.last(c.Stream)
+			if !m.meets(c.Stream, *c.Version) {
 				failed = append(failed, api.FailedCondition{Index: i, Stream: c.Stream, ExpectedVersion: c.Version, ActualVersion: &last})
 			}
 			continue
 		}
 		at := uint64(0)
 		for j := range m.events {
-			if e := &m.events[j]; e.Position > c.After && matches(c.Query, e) {
+			if e := &m.events[j]; e.Position > c.After && matches(c.Query, e) && m.shows(e, now) {
 				at = e.Position
 			}
 		}
@@ -96,13 +96,21 @@ func (m *model) appendSeveral(c Append, known []*api.Event) (want AppendResult, 
 	if len(known) > 0 {
 		want.Duplicate, first = true, known[0].Position
 	} else {
-		if failed := m.failed(c.Conditions); failed != nil {
+		for i := range c.Events {
+			if m.streams[name(i)].tombstoned {
+				return want, api.ErrStreamDeleted, false
+			}
+		}
+		if failed := m.failed(c.Conditions, c.Time); failed != nil {
 			e := *api.ErrCondition
 			e.Failed = failed
 			return want, &e, false
 		}
 		for i := range c.Events {
 			m.store(c, i)
+		}
+		for i := range c.Events {
+			m.wrote(name(i))
 		}
 	}
 	want.FirstPosition, want.Position = first, first+uint64(len(c.Events))-1
@@ -187,11 +195,11 @@ func (m *machine) Query(t *rapid.T) {
 	n := uint64(len(m.model.events))
 	q := AllQuery{
 		After: uint64(rapid.IntRange(0, int(n)+3).Draw(t, "after")), Limit: rapid.IntRange(1, 9).Draw(t, "limit"),
-		MaxBytes: rapid.SampledFrom([]int{1, 100, noLimit}).Draw(t, "bytes"), Backward: rapid.Bool().Draw(t, "backward"), Query: drawQuery(t, false),
+		MaxBytes: rapid.SampledFrom([]int{1, 100, noLimit}).Draw(t, "bytes"), Backward: rapid.Bool().Draw(t, "backward"), Query: drawQuery(t, false), Now: drawNow(t),
 	}
 	var want []api.Event
 	for _, e := range m.model.events {
-		if matches(q.Query, &e) && (q.Backward && e.Position < q.After || !q.Backward && e.Position > q.After) {
+		if matches(q.Query, &e) && m.model.shows(&e, q.Now) && (q.Backward && e.Position < q.After || !q.Backward && e.Position > q.After) {
 			want = append(want, e)
 		}
 	}

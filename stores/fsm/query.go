@@ -25,6 +25,7 @@ type search struct {
 	work  *work
 	from  finder                        // nil: no event can match
 	name  func(*record) (string, error) // of its stream
+	sight *sight
 
 	at      uint64 // step of the match it stands at; beyond the path's n: there is none left
 	reached uint64 // no step before this one is a match that was not given
@@ -36,8 +37,8 @@ var errManyTypes = fmt.Errorf("prefixes of more than %d types", maxTypes)
 
 // search makes a search of the item. types is how many types its prefixes may still stand for; with more of them it is errManyTypes, unless scan allows a
 // search to look at every event.
-func (v *view) search(it *api.QueryItem, p *path, w *work, types *int, scan bool) (*search, error) {
-	s := &search{v: v, item: it, path: p, work: w, name: v.names()}
+func (v *view) search(it *api.QueryItem, p *path, w *work, types *int, see *sight, scan bool) (*search, error) {
+	s := &search{v: v, item: it, path: p, work: w, name: see.name, sight: see}
 	var parts all
 	for _, tag := range it.Tags {
 		parts = append(parts, v.postings(p, w, hashTerm(kindTag, tag)))
@@ -122,11 +123,15 @@ func (s *search) is(step uint64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := s.work.spend(len(value) / recordWork); err != nil {
-		return false, err
-	}
 	rec, err := peekRecord(position, value)
 	if err != nil {
+		return false, err
+	}
+	// What is gone costs no more than this, so that it is the same whether a replica still has the event or only its stub.
+	if hidden, err := s.sight.hides(&rec); hidden || err != nil {
+		return false, err
+	}
+	if err := s.work.spend(len(value) / recordWork); err != nil {
 		return false, err
 	}
 	stream := ""
@@ -184,7 +189,7 @@ func (v *view) query(q *AllQuery) (page AllPage, err error) {
 	}
 	way := newPath(low, high, q.Backward)
 	p := pager{limit: q.Limit, maxBytes: q.MaxBytes}
-	done, err := v.match(q.Query, &way, &p)
+	done, err := v.match(q.Query, &way, q.Now, &p)
 	page.Events, page.Next, page.End = p.events, begin, done == way.n
 	if done > 0 {
 		page.Next = way.position(done)
@@ -193,11 +198,12 @@ func (v *view) query(q *AllQuery) (page AllPage, err error) {
 }
 
 // match adds matches to the pager, and returns how many steps of the path are done with.
-func (v *view) match(q *api.Query, way *path, p *pager) (done uint64, err error) {
-	types := maxTypes
+func (v *view) match(q *api.Query, way *path, now int64, p *pager) (done uint64, err error) {
+	types, name := maxTypes, v.names()
+	see := v.sight(now, name)
 	searches := make([]*search, len(q.Items))
 	for i := range q.Items {
-		s, err := v.search(&q.Items[i], way, &work{left: pageWork/len(q.Items) + leastWork}, &types, true)
+		s, err := v.search(&q.Items[i], way, &work{left: pageWork/len(q.Items) + leastWork}, &types, see, true)
 		if err == nil {
 			err = s.next(1, way.n+1)
 		}
@@ -206,7 +212,6 @@ func (v *view) match(q *api.Query, way *path, p *pager) (done uint64, err error)
 		}
 		searches[i] = s
 	}
-	name := v.names()
 	for {
 		at, barrier := way.n+1, way.n+1
 		for _, s := range searches {
@@ -243,14 +248,14 @@ func (v *view) match(q *api.Query, way *path, p *pager) (done uint64, err error)
 }
 
 // last returns the position of the last event behind after that the query selects; 0: there is none. types and w are what is left for the append's conditions.
-func (v *view) last(q *api.Query, after uint64, w *work, types *int) (uint64, error) {
+func (v *view) last(q *api.Query, after uint64, now int64, w *work, types *int) (uint64, error) {
 	if after >= v.st.position {
 		return 0, nil
 	}
 	way := newPath(after+1, v.st.position, true)
-	best := way.n + 1
+	best, see := way.n+1, v.sight(now, v.names())
 	for i := range q.Items {
-		s, err := v.search(&q.Items[i], &way, w, types, false)
+		s, err := v.search(&q.Items[i], &way, w, types, see, false)
 		if err == nil {
 			err = s.next(1, best)
 		}

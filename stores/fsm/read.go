@@ -18,6 +18,7 @@ type StreamQuery struct {
 	Limit    int    // events, at least 1
 	MaxBytes int    // a page ends when it has so many bytes of data; it has at least one event
 	Backward bool
+	Now      int64 // Unix microseconds, for maximal ages; 0: no event is too old
 }
 
 // AllQuery asks for a page of the store.
@@ -28,6 +29,8 @@ type AllQuery struct {
 	MaxBytes int
 	Backward bool
 	Query    *api.Query // nil: everything. A page then also ends when it has looked far enough
+	Now      int64      // Unix microseconds, for maximal ages; 0: no event is too old
+	Gone     bool       // without Query: also events that are gone, as long as they are on disk
 }
 
 // StreamPage is a page of a stream, of one consistent state.
@@ -52,41 +55,49 @@ type AllPage struct {
 // ReadStream reads a page of the stream. A stream that does not exist is api.ErrStreamNotFound.
 func (f *FSM) ReadStream(stream string, q StreamQuery) (page StreamPage, err error) {
 	err = f.viewStream(stream, func(v *view, h head) error {
-		if h.count == 0 {
-			return api.ErrStreamNotFound.With("stream %s has no events; append one, or check the name", stream)
+		s, err := v.streamState(stream)
+		if err != nil {
+			return err
+		}
+		if gone := missing(stream, &s, h.count); gone != nil {
+			return gone
 		}
 		page = StreamPage{LastVersion: int64(h.count) - 1, LastPosition: v.st.position, Applied: v.st.applied}
 		p := pager{limit: q.Limit, maxBytes: q.MaxBytes}
+		see := v.sight(q.Now, func(*record) (string, error) { return stream, nil })
 		if q.Backward {
-			page.Next, err = v.backward(&h, stream, &q, &p)
-			page.End = err == nil && !p.more
+			page.Next, err = v.backward(&h, stream, &q, s.first, see, &p)
 		} else {
-			page.Next, err = v.forward(&h, stream, &q, &p)
-			page.End = err == nil && !p.more
+			q.From = max(q.From, s.first)
+			page.Next, err = v.forward(&h, stream, &q, see, &p)
 		}
+		page.End = err == nil && !p.more
 		page.Events = p.events
 		return err
 	})
 	return page, err
 }
 
-// backward follows the pointers from one event to the one before it. It returns the next page's From.
-func (v *view) backward(h *head, stream string, q *StreamQuery, p *pager) (next uint64, err error) {
+// backward follows the pointers from one event to the one before it, down to the version first. It returns the next page's From.
+func (v *view) backward(h *head, stream string, q *StreamQuery, first uint64, see *sight, p *pager) (next uint64, err error) {
 	version := q.From
 	if q.FromEnd || version > h.count-1 {
 		version = h.count - 1
+	}
+	if version < first {
+		return version, nil
 	}
 	position, err := v.seek(h, version)
 	if err != nil {
 		return 0, err
 	}
 	for {
-		front, full, err := v.addVersion(h, stream, version, position, p)
+		front, full, err := v.addVersion(h, stream, version, position, see, p)
 		if err != nil || full {
 			return version, err
 		}
-		if version == 0 {
-			return 0, nil
+		if version == first {
+			return version, nil
 		}
 		version, position = version-1, front.back[0]
 	}
@@ -99,30 +110,17 @@ const (
 	lastStretch  = 512
 )
 
-func (v *view) forward(h *head, stream string, q *StreamQuery, p *pager) (next uint64, err error) {
+func (v *view) forward(h *head, stream string, q *StreamQuery, see *sight, p *pager) (next uint64, err error) {
 	version, stretch := q.From, uint64(firstStretch)
-	var positions []uint64
 	for version < h.count {
 		n := min(stretch, h.count-version, uint64(max(p.limit-len(p.events), 1)))
 		stretch = min(2*stretch, lastStretch)
-		at, err := v.seek(h, version+n-1)
+		positions, err := v.positions(h, version, n)
 		if err != nil {
 			return version, err
 		}
-		positions = append(positions[:0], make([]uint64, n)...)
-		positions[n-1] = at
-		for i := n - 1; i > 0; i-- {
-			front, err := v.front(positions[i])
-			if err != nil {
-				return version, err
-			}
-			if front.stream != h.number || front.version != version+i {
-				return version, fmt.Errorf("%w: pointers of %q version %d lead to event %d, which is version %d of stream number %d", ErrDamaged, stream, version+i, positions[i], front.version, front.stream)
-			}
-			positions[i-1] = front.back[0]
-		}
 		for _, position := range positions {
-			if _, full, err := v.addVersion(h, stream, version, position, p); full || err != nil {
+			if _, full, err := v.addVersion(h, stream, version, position, see, p); full || err != nil {
 				return version, err
 			}
 			version++
@@ -131,14 +129,44 @@ func (v *view) forward(h *head, stream string, q *StreamQuery, p *pager) (next u
 	return max(q.From, h.count), nil
 }
 
-// addVersion adds an event that pointers led to, and holds it against what they promised.
-func (v *view) addVersion(h *head, stream string, version, position uint64, p *pager) (f front, full bool, err error) {
-	if p.full() {
+// positions returns where n versions are, from the given one on. Only the fronts of records were read for it.
+func (v *view) positions(h *head, version, n uint64) ([]uint64, error) {
+	at, err := v.seek(h, version+n-1)
+	if err != nil {
+		return nil, err
+	}
+	positions := make([]uint64, n)
+	positions[n-1] = at
+	for i := n - 1; i > 0; i-- {
+		front, err := v.front(positions[i])
+		if err != nil {
+			return nil, err
+		}
+		if front.stream != h.number || front.version != version+i {
+			return nil, misled(h, version+i, positions[i], front.stream, front.version)
+		}
+		positions[i-1] = front.back[0]
+	}
+	return positions, nil
+}
+
+// addVersion adds an event that pointers led to, unless it is gone, and holds it against what they promised.
+func (v *view) addVersion(h *head, stream string, version, position uint64, see *sight, p *pager) (f front, full bool, err error) {
+	if p.full() || p.spent(see) {
 		return front{}, true, nil
 	}
 	value, err := v.record(position)
 	if err != nil {
 		return front{}, false, err
+	}
+	if hidden, err := see.hidesAt(position, value); hidden || err != nil {
+		if err == nil {
+			f, err = decodeFront(position, value)
+		}
+		if err == nil && (f.stream != h.number || f.version != version) {
+			err = misled(h, version, position, f.stream, f.version)
+		}
+		return f, false, err
 	}
 	full, err = p.add(position, value, func(rec *record) (string, error) {
 		if rec.stream != h.number || rec.version != version {
@@ -164,6 +192,14 @@ func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 		page = AllPage{LastPosition: st.position, Applied: st.applied}
 		p := pager{limit: q.Limit, maxBytes: q.MaxBytes}
 		name := v.names()
+		see := v.sight(q.Now, name)
+		hides := func(position uint64, value []byte) (bool, error) {
+			if !q.Gone {
+				return see.hidesAt(position, value)
+			}
+			rec, err := peekRecord(position, value)
+			return rec.stub, err
+		}
 		if q.Backward {
 			position := q.After
 			if q.FromEnd || position > st.position+1 {
@@ -173,6 +209,17 @@ func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 				value, err := v.record(position - 1)
 				if err != nil {
 					return err
+				}
+				if p.spent(see) {
+					page.Events, page.Next = p.events, position
+					return nil
+				}
+				hidden, err := hides(position-1, value)
+				if err != nil {
+					return err
+				}
+				if hidden {
+					continue
 				}
 				if full, err := p.add(position-1, value, name); full || err != nil {
 					page.Events, page.Next = p.events, position
@@ -189,6 +236,12 @@ func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 		position := q.After + 1
 		err := v.each(position, func(at uint64, value []byte) (bool, error) {
 			position = at
+			if p.spent(see) {
+				return false, nil
+			}
+			if hidden, err := hides(at, value); hidden || err != nil {
+				return true, err
+			}
 			full, err := p.add(at, value, name)
 			return !full, err
 		})
@@ -251,7 +304,24 @@ type pager struct {
 	limit, maxBytes int
 	events          []api.Event
 	bytes           int
-	more            bool // there was an event for which there was no room
+	more            bool   // there was an event for which there was no room
+	memory          []byte // records are copied into it, and events lie there
+}
+
+// Sizes of the pieces in which a pager takes memory: small first, for a page of one event.
+const (
+	firstPiece = 1 << 10
+	lastPiece  = 64 << 10
+)
+
+// own copies a record, which may be bbolt's memory, into the page's. It is never written again.
+func (p *pager) own(value []byte) []byte {
+	if cap(p.memory)-len(p.memory) < len(value) {
+		p.memory = make([]byte, 0, max(len(value), min(lastPiece, max(firstPiece, 2*cap(p.memory)))))
+	}
+	start := len(p.memory)
+	p.memory = append(p.memory, value...)
+	return p.memory[start:len(p.memory):len(p.memory)]
 }
 
 // full reports whether the page has as many events as it may.
@@ -260,13 +330,19 @@ func (p *pager) full() bool {
 	return p.more
 }
 
+// spent reports whether the page has passed over as many events that are gone as it may.
+func (p *pager) spent(s *sight) bool {
+	p.more = p.more || s.left <= 0
+	return s.left <= 0
+}
+
 // add reports full when there is no room for the event; it is then the next page's first.
 func (p *pager) add(position uint64, value []byte, streamOf func(*record) (string, error)) (full bool, err error) {
 	if len(p.events) >= p.limit || len(p.events) > 0 && p.bytes+len(value) > p.maxBytes {
 		p.more = true
 		return true, nil
 	}
-	rec, err := decodeRecord(position, value)
+	rec, _, err := decodeChecked(position, p.own(value), true)
 	if err != nil {
 		return false, err
 	}
@@ -281,28 +357,34 @@ func (p *pager) add(position uint64, value []byte, streamOf func(*record) (strin
 
 // Stream describes one stream.
 func (f *FSM) Stream(name string) (info api.StreamInfo, exists bool, err error) {
-	err = f.viewStream(name, func(_ *view, h head) error {
-		if exists = h.count > 0; exists {
-			info = streamInfo(name, &h)
+	err = f.viewStream(name, func(v *view, h head) error {
+		s, err := v.streamState(name)
+		if exists = s.there(h.count); exists && err == nil {
+			info = streamInfo(name, &h, &s)
 		}
-		return nil
+		return err
 	})
 	return info, exists, err
 }
 
-func streamInfo(name string, h *head) api.StreamInfo {
-	return api.StreamInfo{Name: name, Events: h.count, Version: int64(h.count) - 1}
+// streamInfo counts the events that are not gone. Those that are too old count until the next expiry: to know them, each would have to be read.
+func streamInfo(name string, h *head, s *streamState) api.StreamInfo {
+	return api.StreamInfo{Name: name, Events: h.count - s.first, Version: int64(h.count) - 1}
 }
 
-// Streams lists streams in name order: those that begin with prefix and lie behind after. end says that there are no more.
-func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, end bool, err error) {
+// passStreams is how many streams that are deleted a page passes over at most.
+const passStreams = 5000
+
+// Streams lists streams that exist in name order: those that begin with prefix and lie behind after. end says that there are no more; else next is the name behind which to go on.
+// A page may end early, also without streams, when it passed over many that are deleted.
+func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, next string, end bool, err error) {
 	err = f.viewStreams(prefix, after, func(v *view, o overlaid) error {
 		fresh := slices.Sorted(maps.Keys(o)) // streams that the overlays know; the list on disk has some of them too
 		old, err := v.disk.list(max(prefix, after))
 		if err != nil {
 			return err
 		}
-		for {
+		for passed := 0; ; {
 			name, ok := old.peek()
 			if !ok || !strings.HasPrefix(name, prefix) {
 				ok = false
@@ -319,7 +401,7 @@ func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, e
 				end = true
 				return nil
 			}
-			if len(page) == limit {
+			if len(page) == limit || passed == passStreams {
 				return nil
 			}
 			h, known := o[name]
@@ -331,7 +413,15 @@ func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, e
 					return fmt.Errorf("%w: stream %q is listed and has no head", ErrDamaged, name)
 				}
 			}
-			page = append(page, streamInfo(name, &h))
+			s, err := v.streamState(name)
+			if err != nil {
+				return err
+			}
+			if next = name; s.there(h.count) {
+				page = append(page, streamInfo(name, &h, &s))
+			} else {
+				passed++
+			}
 			if at, ok := old.peek(); ok && at == name {
 				if err := old.next(); err != nil {
 					return err
@@ -339,7 +429,7 @@ func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, e
 			}
 		}
 	})
-	return page, end, err
+	return page, next, end, err
 }
 
 // lister walks the streams on disk in name order, over all runs of the list.
@@ -379,18 +469,18 @@ func (l *lister) first() (first *iterator) {
 // Info describes the state.
 type Info struct {
 	Streams, Events, LastPosition, Applied, Term uint64
-	DiskBytes                                    int64
+	DiskBytes, Bytes                             int64 // of the file; of that what is in use, with what is to be written yet
 }
 
 // Info describes the state.
 func (f *FSM) Info() (info Info, err error) {
 	err = f.view(func(v *view) error {
 		st := v.st
-		info = Info{Streams: st.streams, Events: st.position, LastPosition: st.position, Applied: st.applied, Term: st.term}
+		info = Info{Streams: st.streams, Events: st.position, LastPosition: st.position, Applied: st.applied, Term: st.term, Bytes: f.used(v.disk.tx)}
 		return nil
 	})
 	if fi, serr := os.Stat(f.cfg.Path); serr == nil {
-		info.DiskBytes = fi.Size()
+		info.DiskBytes = allocated(fi)
 	}
 	return info, err
 }

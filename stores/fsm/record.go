@@ -17,6 +17,7 @@ var ErrDamaged = errors.New("damaged")
 // A stored event:
 //
 //	CRC32C (4) over position and the rest · front · time (varint, Unix µs) · event as in command.go
+//	       or, of an event that was scavenged, a stub: see stub.go
 //	front  stream number (uvarint) · version (uvarint) · how far back each of its pointers leads, in positions (uvarint each), see chain.go
 //
 // The position is the key, and the stream's name stands once, in names. A record is the same on every replica.
@@ -38,6 +39,8 @@ type record struct {
 	version uint64
 	time    int64
 	event   EventRecord
+	stub    bool   // of the event there are only the id and the sum, see stub.go
+	sum     uint64 // of a stub
 }
 
 // appendRecord appends the record of an event, whose encoding is raw, for the position; it is the next one of the stream.
@@ -114,7 +117,11 @@ func decodeChecked(position uint64, value []byte, share bool) (record, front, er
 	r := reader{rest: value[4:], share: share}
 	f := r.takeFront(position)
 	rec := record{stream: f.stream, version: f.version, time: r.varint()}
-	rec.event = r.event()
+	if len(r.rest) > 0 && r.rest[0] == flagStub {
+		rec.takeStub(&r)
+	} else {
+		rec.event = r.event()
+	}
 	if err := r.end(); err != nil {
 		return record{}, front{}, fmt.Errorf("%w: event %d: %w", ErrDamaged, position, err)
 	}

@@ -4,12 +4,20 @@ import (
 	"fmt"
 	"math"
 	"testing"
+
+	"github.com/quorate/quorate/api"
 )
 
 // Commands of scenarios that are not about events:
 //
 //	snapshot STREAM VERSION [keep=N] [data=JSON] [type=T]
 //	snapshot-drop STREAM [version=N|upto=N]
+//	delete STREAM [expect=E]
+//	tombstone STREAM [expect=E]
+//	truncate STREAM BEFORE [expect=E]
+//	metadata STREAM [age=SECONDS] [count=N] [custom=JSON] [expect=E]
+//	expire STREAM now=SECONDS
+//	state STREAM
 //	snapshots STREAM                      newest first
 //	snapshot-at STREAM [version=N]        the newest that is not above
 //
@@ -35,13 +43,36 @@ func parseChange(t *testing.T, words []string, opts map[string]string, number fu
 		}
 		return c
 	}
-	return parseSubscription(t, words, opts, number)
+	ops := map[string]byte{"delete": StreamDelete, "tombstone": StreamTombstone, "truncate": StreamTruncate, "metadata": StreamMetadata, "expire": StreamExpire}
+	op, known := ops[words[0]]
+	if !known {
+		return parseSubscription(t, words, opts, number)
+	}
+	c := &StreamChange{Op: op, Stream: words[1], Expected: api.ExpectAny, Time: later(number("now", 0)), MaxAge: number("age", 0), MaxCount: number("count", 0), Custom: []byte(opts["custom"])}
+	if e, given := opts["expect"]; given {
+		c.Expected = expectation(t, e)
+	}
+	if op == StreamTruncate {
+		if _, err := fmt.Sscan(words[2], &c.Before); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
 }
+
+// later is so many seconds after the time of all events.
+func later(seconds uint64) int64 { return testTime + int64(seconds)*1_000_000 }
 
 // look reads what changes left.
 func (s *scenario) look(t *testing.T, words []string, number func(string, uint64) uint64) (string, bool) {
 	t.Helper()
 	switch words[0] {
+	case "state":
+		s, exists, _, err := s.f.StreamState(words[1])
+		if err != nil || !exists {
+			return fmt.Sprintf("exists %v, %v\n", exists, err), true
+		}
+		return describeValue(StreamResult{State: s})[len("changed false, "):] + "\n", true
 	case "snapshots":
 		list, _, err := s.f.AggregateSnapshots(words[1])
 		if err != nil {
@@ -68,6 +99,17 @@ func (s *scenario) look(t *testing.T, words []string, number func(string, uint64
 // describeValue prints what a change answered.
 func describeValue(value any) string {
 	switch v := value.(type) {
+	case StreamResult:
+		out := fmt.Sprintf("changed %v, first %d, last %d", v.Changed, v.State.FirstVersion, v.State.Version)
+		for what, is := range map[string]bool{", deleted": v.State.Deleted, ", tombstoned": v.State.Tombstoned} {
+			if is {
+				out += what
+			}
+		}
+		if v.State.MaxAge+v.State.MaxCount > 0 || v.State.Custom != nil {
+			out += fmt.Sprintf(", age %d, count %d, custom %s", v.State.MaxAge, v.State.MaxCount, v.State.Custom)
+		}
+		return out
 	case SnapshotResult:
 		return fmt.Sprintf("replaced %v, dropped %d", v.Replaced, v.Dropped)
 	case SubscriptionCreated:

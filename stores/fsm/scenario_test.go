@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "rewrite the expected output in testdata
 //	raw HEX                               an entry of these bytes
 //	noop                                  an entry of raft's own
 //	replay                                all entries so far, again
-//	read STREAM [from=N] [limit=N] [backward] [all]     all: page after page
+//	read STREAM [from=N] [limit=N] [now=SECONDS] [backward] [all]     all: page after page; now: later than all events
 //	all [after=N] [limit=N] [backward] [all]
 //	query QUERY [after=N] [limit=N] [backward] [all]
 //	streams [prefix=P] [after=S] [limit=N]
@@ -165,7 +165,7 @@ func (s *scenario) command(t *testing.T, line string) string {
 		return fmt.Sprintf("%d entries, %d results\n", len(s.log), n)
 	case "read":
 		_, given := opts["from"]
-		q := StreamQuery{From: number("from", 0), FromEnd: !given, Limit: limit, MaxBytes: noLimit, Backward: backward}
+		q := StreamQuery{From: number("from", 0), FromEnd: !given, Limit: limit, MaxBytes: noLimit, Backward: backward, Now: later(number("now", 0))}
 		var out string
 		for {
 			page, err := s.f.ReadStream(words[1], q)
@@ -180,7 +180,7 @@ func (s *scenario) command(t *testing.T, line string) string {
 		}
 	case "all", "query":
 		_, given := opts["after"]
-		q := AllQuery{After: number("after", 0), FromEnd: !given, Limit: limit, MaxBytes: noLimit, Backward: backward}
+		q := AllQuery{After: number("after", 0), FromEnd: !given, Limit: limit, MaxBytes: noLimit, Backward: backward, Now: later(number("now", 0))}
 		if words[0] == "query" {
 			q.Query = parseQuery(t, words[1])
 		}
@@ -197,7 +197,7 @@ func (s *scenario) command(t *testing.T, line string) string {
 			q.After, q.FromEnd = page.Next, false
 		}
 	case "streams":
-		page, end, err := s.f.Streams(opts["prefix"], opts["after"], limit)
+		page, _, end, err := s.f.Streams(opts["prefix"], opts["after"], limit)
 		if err != nil {
 			return err.Error() + "\n"
 		}

@@ -124,6 +124,14 @@ func (a *applier) writeSeveral(c *Append, raws [][]byte) (AppendResult, error) {
 	}
 	a.o.terms.mu.Unlock()
 	res.Position = a.st.position
+	for i, h := range heads {
+		if a.st.trimmed == 0 {
+			break
+		}
+		if err := a.written(c.streamName(i), h); err != nil {
+			return res, err
+		}
+	}
 	return res, nil
 }
 

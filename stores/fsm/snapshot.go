@@ -178,6 +178,7 @@ func (f *FSM) reopen(path string) error {
 		f.pending.Store(0)
 		f.held.Store(0)
 		f.announce(file.st)
+		f.sweep.cuts.Add(1)
 		f.mu.Unlock()
 	}
 	return rerr
@@ -226,6 +227,7 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := f.reopen(tmp); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
+	f.restoring.Store(restoringUnknown)
 	return f.hook("restored")
 }
 

@@ -132,7 +132,7 @@ func TestConditionCost(t *testing.T) {
 	look := func(f *FSM, back uint64, items ...api.QueryItem) (c cost, position uint64) {
 		w, types := &work{left: conditionWork}, maxTypes
 		if err := f.view(func(v *view) (err error) {
-			position, err = v.last(&api.Query{Items: items}, v.st.position-back, w, &types)
+			position, err = v.last(&api.Query{Items: items}, v.st.position-back, testTime, w, &types)
 			return err
 		}); err != nil {
 			t.Fatal(err)

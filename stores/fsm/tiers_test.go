@@ -84,7 +84,7 @@ func TestRetriesInEveryTier(t *testing.T) {
 			for after, end := "", false; !end; {
 				var page []api.StreamInfo
 				var err error
-				if page, end, err = f.Streams("", after, 100); err != nil {
+				if page, _, end, err = f.Streams("", after, 100); err != nil {
 					t.Fatal(err)
 				}
 				for _, s := range page {

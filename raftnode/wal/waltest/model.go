@@ -82,7 +82,10 @@ func (m *model) store(t *rapid.T) {
 	g, want := m.pick(t)
 	first, last := want.bounds()
 	at := last + 1
-	switch rapid.SampledFrom([]string{"end", "end", "end", "gap", "over"}).Draw(t, "where") {
+	write := m.stores[g].StoreLogs
+	switch rapid.SampledFrom([]string{"begin", "end", "end", "gap", "over"}).Draw(t, "where") {
+	case "begin":
+		write = m.stores[g].Begin
 	case "gap":
 		at += rapid.Uint64Range(1, 5).Draw(t, "gap")
 	case "over":
@@ -101,7 +104,7 @@ func (m *model) store(t *rapid.T) {
 		}
 		logs = append(logs, l)
 	}
-	if err := m.stores[g].StoreLogs(logs); err != nil {
+	if err := write(logs); err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range logs {

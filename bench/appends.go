@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// busy is how many stores there are in the rows that measure all systems in turn; the store after them is the one that is read.
+const busy = 64
+
+// appendRow is a row about throughput.
+func appendRow(topic string, clients, stores, size int) *result {
+	r := newResult(topic, fmt.Sprintf("%s, %s, %s", count(clients, "client"), count(stores, "store"), bytesOf(size)), "acknowledged appends/s")
+	switch {
+	case size != 256:
+	case clients == 1 && stores == 1:
+		r.goal(atLeast(2, nameAlways))
+	case clients == 64 && stores == 1:
+		r.goal(atLeast(2, nameAlways), atLeast(1, nameDefault))
+	case clients == 64 && stores == busy:
+		r.goal(atLeast(4, nameAlways), atLeast(1.3, nameDefault))
+	}
+	return r
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return thousands(n) + " " + what + "s"
+}
+
+func bytesOf(n int) string {
+	if n%1024 == 0 {
+		return fmt.Sprintf("%d KiB", n/1024)
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// thousands writes 10,000,000 for ten million.
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// appendCases are the rows about throughput that measure all systems in turn; quick ones are essential.
+var appendCases = []struct {
+	clients, stores, size int
+	quick                 bool
+}{{1, 1, 256, true}, {16, 1, 256, false}, {64, 1, 256, true}, {256, 1, 256, false}, {64, busy, 256, true}, {64, 1, 4096, false}, {64, busy, 4096, false}}
+
+// together measures the rows that need all systems at once: one is loaded, the others idle.
+func (b *bench) together(ctx context.Context) {
+	var rows []*result
+	for _, k := range appendCases {
+		rows = append(rows, appendRow(topicAppends, k.clients, k.stores, k.size))
+	}
+	read := newReadRows(b.events)
+	if !b.wanted(append(read.all(), rows...)...) {
+		return
+	}
+	for _, s := range b.start(ctx, b.systems...) {
+		b.progress("%s: making %d stores", s.name(), busy+1)
+		if err := notLeft(makeStores(ctx, s, 0, busy+1, 4)); err != nil {
+			b.drop(s, fmt.Errorf("making stores: %w", err))
+		}
+	}
+	for i, k := range appendCases {
+		if !b.quick || k.quick {
+			b.measure(ctx, b.systems, rows[i], func(s system) (float64, error) {
+				return load(ctx, s, rows[i], k.clients, 0, k.stores, k.size, b.slice)
+			})
+		}
+	}
+	b.reading(ctx, read)
+	b.stop()
+}
+
+// load runs clients, each with one request under way, over the stores from first on, and returns acknowledged appends a second. Errors are counted in the row.
+func load(ctx context.Context, s system, row *result, clients, first, stores, size int, length time.Duration) (float64, error) {
+	conns := make([]client, clients)
+	for i := range conns {
+		conn, err := s.client(i % 3)
+		if err != nil {
+			return 0, err
+		}
+		defer conn.close()
+		conns[i] = conn
+	}
+	payload := payloadOf(size)
+	var acked, failed atomic.Int64
+	var lastErr atomic.Pointer[error]
+	var counting atomic.Bool
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, conn := range conns {
+		wg.Add(1)
+		go func() { // ends with ctx
+			defer wg.Done()
+			for n := i; ctx.Err() == nil; n += clients {
+				try, stop := context.WithTimeout(ctx, 10*time.Second)
+				err := conn.append(try, first+n%stores, i, payload)
+				stop()
+				switch {
+				case ctx.Err() != nil:
+				case err != nil:
+					failed.Add(1)
+					lastErr.Store(&err)
+					wait(ctx, time.Millisecond)
+				case counting.Load():
+					acked.Add(1)
+				}
+			}
+		}()
+	}
+	wait(ctx, length/4) // until it runs evenly
+	counting.Store(true)
+	began := time.Now()
+	wait(ctx, length)
+	n, took := acked.Load(), time.Since(began)
+	cancel()
+	wg.Wait()
+	row.Errors[s.name()] += failed.Load()
+	if n == 0 {
+		err := errors.New("no answer")
+		if last := lastErr.Load(); last != nil {
+			err = *last
+		}
+		return 0, fmt.Errorf("no append was acknowledged in %s: %w", took.Round(time.Millisecond), err)
+	}
+	return float64(n) / took.Seconds(), nil
+}
+
+// payloadOf is a JSON text of the size.
+func payloadOf(size int) []byte {
+	b := append([]byte(`"`), bytes.Repeat([]byte("payload "), size/8+1)...)
+	return append(b[:size-1], '"')
+}

@@ -1,0 +1,233 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/quorate/quorate/api"
+)
+
+// ConsumeOptions say how Messages consumes.
+type ConsumeOptions struct {
+	// Batch is how many events one fetch gets; twice as many wait here at most, since the next batch is fetched while the caller works. Their time to be acknowledged runs
+	// meanwhile, so choose it such that two batches take less than the subscription's ack_wait_ms. Default: 100.
+	Batch int
+	// AckDelay is how long an acknowledgement waits for others to go with it. Default: 10 ms.
+	AckDelay time.Duration
+}
+
+// Times of a consumer.
+const (
+	defaultBatch    = 100
+	defaultAckDelay = 10 * time.Millisecond
+	fetchWait       = 3 * time.Second // one fetch waits so long at the leader
+	lastWords       = 5 * time.Second // for what is to be said when the loop has ended
+)
+
+// ErrConsumerEnded is returned by a message's Ack, Nack and Park when the loop over Messages has ended. The event will be delivered again; Subscription.Ack still takes it.
+var ErrConsumerEnded = errors.New("the loop over Messages has ended")
+
+// Message is an event that was delivered, to be acknowledged. Its methods may be called from any goroutine. They queue what they say and return at once; what is queued is sent in
+// batches, and an error of that ends the loop over Messages.
+type Message struct {
+	api.DeliveredEvent
+	consumer *consumer
+}
+
+// Ack says that the event was processed.
+func (m *Message) Ack() error { return m.consumer.queue(verdict{position: m.Position}) }
+
+// Nack says that it was not: it is delivered again, after the delay.
+func (m *Message) Nack(delay time.Duration) error {
+	return m.consumer.queue(verdict{position: m.Position, nack: true, how: api.SubscriptionNackRequest{DelayMS: int(delay / time.Millisecond)}})
+}
+
+// Park gives the event up: it is set aside with the reason, and the others go on.
+func (m *Message) Park(reason string) error {
+	return m.consumer.queue(verdict{position: m.Position, nack: true, how: api.SubscriptionNackRequest{Park: true, Reason: reason}})
+}
+
+// verdict is what the caller says of one event.
+type verdict struct {
+	position uint64
+	nack     bool
+	how      api.SubscriptionNackRequest // without positions
+}
+
+// consumer fetches batches and sends what is said of their events.
+type consumer struct {
+	sub    *Subscription
+	o      ConsumeOptions
+	cancel context.CancelCauseFunc
+	wake   chan struct{} // there is something in said; capacity 1
+
+	mu    sync.Mutex // guards said and ended
+	said  []verdict
+	ended bool
+}
+
+// Messages yields events of the subscription for ever, until ctx is done or an error comes that trying again does not help; either is yielded last. Each event is to be
+// acknowledged, or it is delivered again. When the loop ends, what was said is sent, and events that were fetched and not yielded go back; keep the connection for
+// some seconds more, since one fetch may still be under way.
+func (p *Subscription) Messages(ctx context.Context, o ConsumeOptions) iter.Seq2[*Message, error] {
+	if o.Batch <= 0 {
+		o.Batch = defaultBatch
+	}
+	if o.AckDelay <= 0 {
+		o.AckDelay = defaultAckDelay
+	}
+	return func(yield func(*Message, error) bool) {
+		run, cancel := context.WithCancelCause(ctx)
+		c := &consumer{sub: p, o: o, cancel: cancel, wake: make(chan struct{}, 1)}
+		batches := make(chan []api.DeliveredEvent)
+		var work sync.WaitGroup
+		go c.fetch(run, batches)        // ends with run, once the fetch that is under way is answered
+		work.Go(func() { c.send(run) }) // ends with run
+		var rest []api.DeliveredEvent
+		defer func() {
+			cancel(nil)
+			work.Wait()
+			c.end(context.WithoutCancel(ctx), rest)
+		}()
+		for run.Err() == nil {
+			var batch []api.DeliveredEvent
+			select {
+			case batch = <-batches: // nil when fetch has ended, and run with it
+			case <-run.Done():
+			}
+			for i, e := range batch {
+				rest = batch[i+1:]
+				if !yield(&Message{e, c}, nil) {
+					return
+				}
+				if run.Err() != nil {
+					break
+				}
+			}
+		}
+		yield(nil, context.Cause(run))
+	}
+}
+
+// fetch gives batches to the caller, one ahead, until ctx is done. A fetch that is under way then is seen to its end, and what it gets goes back: the leader would give events
+// to it all the same, and nobody else would see them until their time is over.
+func (c *consumer) fetch(ctx context.Context, batches chan<- []api.DeliveredEvent) {
+	defer close(batches)
+	through, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(fetchWait+lastWords, cancel) })
+	defer stop()
+	for ctx.Err() == nil {
+		res, err := c.sub.Fetch(through, c.o.Batch, fetchWait)
+		if err != nil {
+			c.cancel(err)
+			return
+		}
+		if len(res.Events) == 0 {
+			continue
+		}
+		select {
+		case batches <- res.Events:
+		case <-ctx.Done():
+			c.giveBack(through, res.Events)
+		}
+	}
+}
+
+// giveBack says of events that they were not processed.
+func (c *consumer) giveBack(ctx context.Context, events []api.DeliveredEvent) {
+	var said []verdict
+	for _, e := range events {
+		said = append(said, verdict{position: e.Position, nack: true})
+	}
+	_, _ = c.flush(ctx, said) // what does not get through is delivered again, later
+}
+
+// queue takes what is said of an event.
+func (c *consumer) queue(v verdict) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return ErrConsumerEnded
+	}
+	c.said = append(c.said, v)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// send sends what is said, a moment after the first of it, until ctx is done.
+func (c *consumer) send(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return
+		}
+		timer.Reset(c.o.AckDelay)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		c.mu.Lock()
+		said := c.said
+		c.said = nil
+		c.mu.Unlock()
+		if left, err := c.flush(ctx, said); err != nil {
+			c.mu.Lock()
+			c.said = append(left, c.said...) // the end of the loop tries once more
+			c.mu.Unlock()
+			c.cancel(err)
+			return
+		}
+	}
+}
+
+// end sends what is left when the loop has ended, and gives back what was not yielded.
+func (c *consumer) end(ctx context.Context, rest []api.DeliveredEvent) {
+	c.mu.Lock()
+	said := c.said
+	c.said, c.ended = nil, true
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, lastWords)
+	defer cancel()
+	_, _ = c.flush(ctx, said) // what does not get through is delivered again
+	c.giveBack(ctx, rest)
+}
+
+// flush sends acknowledgements, and the others by what they say. It returns what was not sent.
+func (c *consumer) flush(ctx context.Context, said []verdict) ([]verdict, error) {
+	for len(said) > 0 {
+		first := said[0]
+		var positions []uint64
+		var others []verdict
+		for _, v := range said {
+			if v.nack == first.nack && v.how.DelayMS == first.how.DelayMS && v.how.Park == first.how.Park && v.how.Reason == first.how.Reason && len(positions) < api.MaxFetch {
+				positions = append(positions, v.position)
+			} else {
+				others = append(others, v)
+			}
+		}
+		var err error
+		if first.nack {
+			how := first.how
+			how.Positions = positions
+			_, err = c.sub.Nack(ctx, how)
+		} else {
+			_, err = c.sub.Ack(ctx, positions...)
+		}
+		if err != nil {
+			return said, err
+		}
+		said = others
+	}
+	return nil, nil
+}

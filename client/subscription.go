@@ -1,0 +1,116 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/quorate/quorate/api"
+)
+
+// Subscription is a handle on a durable subscription of a store: the cluster remembers what was acknowledged, and who consumes at the same time shares the events.
+// It may be used concurrently.
+type Subscription struct {
+	store *Store
+	name  string
+}
+
+// Subscription returns a handle on the subscription. It asks nobody.
+func (s *Store) Subscription(name string) *Subscription { return &Subscription{s, name} }
+
+// Subscriptions lists the store's subscriptions in name order.
+func (s *Store) Subscriptions(ctx context.Context) ([]api.SubscriptionInfo, error) {
+	res, err := call[api.SubscriptionsResponse](ctx, s.client, request{subject: s.client.subjects.Read(s.name, "subscriptions", ""), body: api.ReadOptions{}})
+	if err != nil {
+		return nil, err
+	}
+	return res.Subscriptions, nil
+}
+
+// Name returns the subscription's name.
+func (p *Subscription) Name() string { return p.name }
+
+func (p *Subscription) write(verb string, twice effect, body any) request {
+	return request{subject: p.store.client.subjects.Write(p.store.name, "subscription", verb+"."+p.name), effect: twice, body: body}
+}
+
+func (p *Subscription) read(verb string, body any) request {
+	return request{subject: p.store.client.subjects.Read(p.store.name, verb, p.name), body: body}
+}
+
+// Create creates the subscription. One that exists with the same config is left as it is, so every consumer may create it when it starts.
+func (p *Subscription) Create(ctx context.Context, config api.SubscriptionConfig) (*api.SubscriptionCreateResponse, error) {
+	return call[api.SubscriptionCreateResponse](ctx, p.store.client, p.write("create", safe, config))
+}
+
+// Info describes the subscription.
+func (p *Subscription) Info(ctx context.Context) (*api.SubscriptionInfo, error) {
+	res, err := call[api.SubscriptionResponse](ctx, p.store.client, p.read("subscription", api.ReadOptions{}))
+	if err != nil {
+		return nil, err
+	}
+	return &res.SubscriptionInfo, nil
+}
+
+// Delete drops the subscription and what it remembers.
+func (p *Subscription) Delete(ctx context.Context) error {
+	_, err := call[api.SubscriptionDeleteResponse](ctx, p.store.client, p.write("delete", safe, struct{}{}))
+	return err
+}
+
+// Fetch gets up to limit events, waiting for at least one. They are delivered again unless they are acknowledged in time. What a lost answer held is delivered again too.
+func (p *Subscription) Fetch(ctx context.Context, limit int, wait time.Duration) (*api.SubscriptionFetchResponse, error) {
+	r := p.write("fetch", reads, api.SubscriptionFetchRequest{Limit: limit, WaitMS: int(wait / time.Millisecond)})
+	r.wait = wait
+	return call[api.SubscriptionFetchResponse](ctx, p.store.client, r)
+}
+
+// Ack says that events were processed, and returns how many of them were in flight until now: one that was acknowledged before, or is delivered again already, is not.
+func (p *Subscription) Ack(ctx context.Context, positions ...uint64) (int, error) {
+	return p.settle(ctx, "ack", api.SubscriptionAckRequest{Positions: positions})
+}
+
+// AckUpTo says that every event in flight up to the position was processed.
+func (p *Subscription) AckUpTo(ctx context.Context, position uint64) (int, error) {
+	return p.settle(ctx, "ack", api.SubscriptionAckRequest{UpTo: position})
+}
+
+// Nack says that events were not processed: they are delivered again, later, or parked.
+func (p *Subscription) Nack(ctx context.Context, r api.SubscriptionNackRequest) (int, error) {
+	return p.settle(ctx, "nack", r)
+}
+
+// Replay has parked events delivered again, all of them without positions.
+func (p *Subscription) Replay(ctx context.Context, positions ...uint64) (int, error) {
+	return p.settle(ctx, "replay", api.SubscriptionReplayRequest{Positions: positions})
+}
+
+func (p *Subscription) settle(ctx context.Context, verb string, body any) (int, error) {
+	res, err := call[api.SubscriptionAckResponse](ctx, p.store.client, p.write(verb, safe, body))
+	if err != nil {
+		return 0, err
+	}
+	return res.Done, nil
+}
+
+// Parked yields the events that were given up, by position.
+func (p *Subscription) Parked(ctx context.Context) iter.Seq2[api.ParkedEvent, error] {
+	return func(yield func(api.ParkedEvent, error) bool) {
+		for after := uint64(0); ; {
+			res, err := call[api.ParkedResponse](ctx, p.store.client, p.read("parked", api.ParkedRequest{After: after, Limit: 1000}))
+			if err != nil {
+				yield(api.ParkedEvent{}, err)
+				return
+			}
+			for _, e := range res.Events {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if res.End {
+				return
+			}
+			after = res.Next
+		}
+	}
+}

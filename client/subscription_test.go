@@ -1,0 +1,207 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/client"
+)
+
+// TestSubscription: what a subscription is asked and told without a loop.
+func TestSubscription(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "subscribed")
+	sub := st.Subscription("mail")
+	if _, err := sub.Fetch(ctx, 1, 0); !errors.Is(err, api.ErrSubscriptionNotFound) {
+		t.Errorf("a subscription that is not there: %v", err)
+	}
+	config := api.SubscriptionConfig{Query: &api.Query{Items: []api.QueryItem{{Types: []string{"Counted"}}}}}
+	for try, created := range []bool{true, false} {
+		if res, err := sub.Create(ctx, config); err != nil || res.Created != created || res.Name != "mail" {
+			t.Errorf("create, try %d: %+v, %v", try, res, err)
+		}
+	}
+	if _, err := sub.Create(ctx, api.SubscriptionConfig{Ordered: true}); !errors.Is(err, api.ErrSubscriptionExists) {
+		t.Errorf("another config: %v", err)
+	}
+	if res, err := sub.Fetch(ctx, 10, 50*time.Millisecond); err != nil || len(res.Events) != 0 {
+		t.Errorf("an empty store: %+v, %v", res, err)
+	}
+	if _, err := st.Append(ctx, "a", append(numbered(0, 4), client.Event("Other", 1)), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	res, err := sub.Fetch(ctx, 10, time.Second)
+	if err != nil || len(res.Events) != 4 || res.Events[3].Position != 4 || res.Events[0].Attempt != 1 {
+		t.Fatalf("fetch: %+v, %v", res, err)
+	}
+	if n, err := sub.Ack(ctx, 1, 3); err != nil || n != 2 {
+		t.Errorf("ack: %d, %v", n, err)
+	}
+	if n, err := sub.Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{2}, Park: true, Reason: "no address"}); err != nil || n != 1 {
+		t.Errorf("park: %d, %v", n, err)
+	}
+	if n, err := sub.Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{4}}); err != nil || n != 1 {
+		t.Errorf("nack: %d, %v", n, err)
+	}
+	parked := 0
+	for e, err := range sub.Parked(ctx) {
+		if parked++; err != nil || e.Position != 2 || e.Reason != "no address" {
+			t.Errorf("parked: %+v, %v", e, err)
+		}
+	}
+	if n, err := sub.Replay(ctx); err != nil || n != 1 || parked != 1 {
+		t.Errorf("replay: %d of %d, %v", n, parked, err)
+	}
+	var again []uint64
+	for len(again) < 2 {
+		res, err := sub.Fetch(ctx, 10, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range res.Events {
+			again = append(again, e.Position)
+		}
+	}
+	slices.Sort(again)
+	if n, err := sub.AckUpTo(ctx, 5); err != nil || n != 2 || !slices.Equal(again, []uint64{2, 4}) {
+		t.Errorf("ack up to: %d, %v; got %v", n, err, again)
+	}
+	info, err := sub.Info(ctx)
+	if err != nil || info.Acked != 4 || info.Parked != 0 || info.Cursor < 4 {
+		t.Errorf("info: %+v, %v", info, err)
+	}
+	if all, err := st.Subscriptions(ctx); err != nil || len(all) != 1 || all[0].Name != "mail" {
+		t.Errorf("list: %+v, %v", all, err)
+	}
+	if err := sub.Delete(ctx); err != nil {
+		t.Error(err)
+	}
+	for _, err := range sub.Messages(ctx, client.ConsumeOptions{}) {
+		if !errors.Is(err, api.ErrSubscriptionNotFound) {
+			t.Errorf("messages of what was deleted: %v", err)
+		}
+	}
+}
+
+// TestMessages: consumers who come and go share the events; what was not acknowledged is delivered again, and nothing is lost.
+func TestMessages(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "consumed")
+	sub := st.Subscription("work")
+	if _, err := sub.Create(ctx, api.SubscriptionConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	const total = 300
+	for i := range total / 50 {
+		if _, err := st.Append(ctx, fmt.Sprintf("s-%d", i), numbered(50*i, 50), client.Any); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var mu sync.Mutex
+	acked, parked, seen := map[uint64]int{}, map[uint64]bool{}, 0
+	all := make(chan struct{})
+	var once sync.Once
+	var consumers sync.WaitGroup
+	run, stop := context.WithCancel(ctx)
+	for c := range 3 {
+		consumers.Go(func() { // ends with run
+			for run.Err() == nil {
+				n := 0
+				for m, err := range sub.Messages(run, client.ConsumeOptions{Batch: 20}) {
+					if err != nil {
+						if run.Err() == nil {
+							t.Errorf("consumer %d: %v", c, err)
+						}
+						break
+					}
+					n++
+					mu.Lock()
+					seen++
+					switch {
+					case m.Attempt == 1 && m.Position%10 == 3:
+						err = m.Nack(0) // once more, please
+					case m.Position%100 == 7:
+						err = m.Park("seven")
+						parked[m.Position] = true
+					default:
+						err = m.Ack()
+						acked[m.Position]++
+					}
+					if len(acked)+len(parked) == total {
+						once.Do(func() { close(all) })
+					}
+					mu.Unlock()
+					if err != nil {
+						t.Error(err)
+					}
+					if n == 37 { // goes, and leaves what it has fetched to the others
+						break
+					}
+				}
+			}
+		})
+	}
+	select {
+	case <-all:
+	case <-ctx.Done():
+		t.Errorf("%d acknowledged, %d parked", len(acked), len(parked))
+	}
+	stop()
+	consumers.Wait()
+	info, err := sub.Info(ctx)
+	if err != nil || info.Acked != total-3 || info.Parked != 3 || info.Cursor != total || info.Lag != 0 {
+		t.Errorf("got %+v, %v", info, err)
+	}
+	for position, n := range acked {
+		if n != 1 {
+			t.Errorf("position %d was acknowledged %d times", position, n)
+		}
+	}
+	t.Logf("%d deliveries of %d events", seen, total)
+}
+
+// TestMessagesEnded: a message outlives its loop, and says so.
+func TestMessagesEnded(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "ended")
+	sub := st.Subscription("work")
+	if _, err := sub.Create(ctx, api.SubscriptionConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Append(ctx, "a", numbered(0, 3), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	var kept *client.Message
+	for m, err := range sub.Messages(ctx, client.ConsumeOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = m
+		break
+	}
+	if err := kept.Ack(); !errors.Is(err, client.ErrConsumerEnded) {
+		t.Errorf("got %v", err)
+	}
+	if n, err := sub.Ack(ctx, kept.Position); err != nil || n != 1 {
+		t.Errorf("%d, %v", n, err)
+	}
+	// The others went back at once: nobody waits for their time to be over.
+	began := time.Now()
+	var others []uint64
+	for len(others) < 2 {
+		res, err := sub.Fetch(ctx, 10, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range res.Events {
+			others = append(others, e.Position)
+		}
+	}
+	slices.Sort(others)
+	if !slices.Equal(others, []uint64{2, 3}) || time.Since(began) > 10*time.Second {
+		t.Errorf("got %v after %v", others, time.Since(began))
+	}
+}

@@ -1,0 +1,102 @@
+package raftnode
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/quorate/quorate/raftnode/transport"
+	"github.com/quorate/quorate/raftnode/wal"
+)
+
+// A leader writes its entries to its own disk while followers write them to theirs (Ongaro 2014, §10.2.1): a lone append waits for one fsync, not for two in a
+// row. raft knows nothing of it: it is told that entries are stored when they are only begun, and so may count this disk too early. Three things in
+// this file make up for it, and DESIGN.md says why they are enough:
+//
+//   - [overlappingLog] begins nothing but a leader's commands;
+//   - [boundedTransport] tells followers of no commit beyond what is on this disk;
+//   - [groupMachine] applies no entry that is not on this disk.
+
+// overlappingLog is the log as raft sees it.
+type overlappingLog struct {
+	wal.Store
+	raft atomic.Pointer[raft.Raft] // nil until it runs
+}
+
+// StoreLogs returns before the entries are on the disk when this replica leads and all of them are commands. raft 1.8.0 stores entries as a leader
+// in dispatchLogs only, on its main goroutine, which is also the one that stops leading. A term's first entry is no command, so it is on the disk
+// before any that is begun.
+//
+// While earlier entries wait for their majority it is better to wait for the disk too: what comes meanwhile then goes in one batch, which costs less
+// processor time than it gains when many clients write to one store.
+func (l *overlappingLog) StoreLogs(logs []*raft.Log) error {
+	r := l.raft.Load()
+	if r == nil || r.State() != raft.Leader || len(logs) == 0 || r.AppliedIndex()+1 < logs[0].Index {
+		return l.Store.StoreLogs(logs)
+	}
+	for _, e := range logs {
+		if e.Type != raft.LogCommand {
+			return l.Store.StoreLogs(logs)
+		}
+	}
+	return l.Store.Begin(logs)
+}
+
+// StoreLog implements raft.LogStore.
+func (l *overlappingLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
+
+// boundedTransport is the transport as raft sees it.
+type boundedTransport struct {
+	*transport.Group
+	log wal.Store
+}
+
+// bound takes from a request what it says of commits that rest on this disk too early. Below the first pending entry is at least the one with which this term
+// began, so what is left is what a leader may say (Raft §5.4.2).
+func (t *boundedTransport) bound(req *raft.AppendEntriesRequest) {
+	if first := t.log.Pending(); first > 0 && req.LeaderCommitIndex >= first {
+		req.LeaderCommitIndex = first - 1
+	}
+}
+
+// AppendEntries implements raft.Transport.
+func (t *boundedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	t.bound(req)
+	return t.Group.AppendEntries(id, to, req, resp)
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *boundedTransport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, err := t.Group.AppendEntriesPipeline(id, to)
+	if err != nil {
+		return nil, err
+	}
+	return &boundedPipeline{AppendPipeline: p, transport: t}, nil
+}
+
+type boundedPipeline struct {
+	raft.AppendPipeline
+	transport *boundedTransport
+}
+
+func (p *boundedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	p.transport.bound(req)
+	return p.AppendPipeline.AppendEntries(req, resp)
+}
+
+// notDurable is what entries are answered with that will never be known to be on this disk. See Proposal.Wait.
+type notDurable struct{ err error }
+
+// awaitDurable has the entries on this disk before they are applied. When that fails, the log is over, and with it this process or at least this replica.
+func (m *groupMachine) awaitDurable(logs []*raft.Log) (lost []any) {
+	err := m.log.AwaitDurable(context.Background(), logs[len(logs)-1].Index)
+	if err == nil {
+		return nil
+	}
+	lost = make([]any, len(logs))
+	for i := range lost {
+		lost[i] = notDurable{err}
+	}
+	return lost
+}
