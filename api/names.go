@@ -7,32 +7,34 @@ import (
 
 // Limits of names and requests. They hold for every store; per-store limits can only be lower.
 const (
-	MaxStoreName     = 64         // bytes
-	MaxStreamName    = 512        // bytes
-	MaxEventID       = 256        // bytes
-	MaxEventType     = 256        // bytes
-	MaxTags          = 64         // tags an event
-	MaxTag           = 256        // bytes
-	MaxEventData     = 1 << 20    // bytes of data and metadata of one event
-	MaxAppendEvents  = 10_000     // events in one append
-	MaxAppendRequest = 4 << 20    // bytes of one append request as it arrives
-	MaxPayload       = 8 << 20    // bytes; what a node's NATS server accepts, above the limits so that they can answer
-	MaxReadLimit     = 10_000     // events asked for in one read
-	MaxPageBytes     = 1 << 20    // bytes of event data after which a page ends early (at least one event is given)
-	MaxWait          = 60_000     // milliseconds a read may wait for more
-	MaxQueryItems    = 32         // items of one query
-	MaxItemTerms     = 64         // types of one item; as many type prefixes and stream prefixes; tags: MaxTags
-	MaxQueryTerms    = 512        // types, tags and prefixes of one query, and of all conditions of an append together
-	MaxConditions    = 128        // of one append
-	MaxSnapshots     = 1000       // kept of one stream; the oldest goes
-	MaxFetch         = 1000       // events in one fetch of a subscription, and positions in one ack
-	MaxSubscriptions = 1000       // of one store
-	MaxInFlight      = 10_000     // events of a subscription that are delivered and not acknowledged
-	MaxAckWait       = 86_400_000 // milliseconds: a day
-	MaxNackDelay     = 3_600_000  // milliseconds: an hour
-	MaxReason        = 256        // bytes of why an event was given up, and of a subscription's description
-	MaxDescription   = 256        // bytes of a store's description
-	MaxAppendRate    = 1_000_000  // appends a second that a store's own limit may say
+	MaxStoreName          = 64         // bytes
+	MaxStreamName         = 512        // bytes
+	MaxEventID            = 256        // bytes
+	MaxEventType          = 256        // bytes
+	MaxTags               = 64         // tags an event
+	MaxTag                = 256        // bytes
+	MaxEventData          = 1 << 20    // bytes of data and metadata of one event
+	MaxAppendEvents       = 10_000     // events in one append
+	MaxAppendRequest      = 4 << 20    // bytes of one append request as it arrives
+	MaxPayload            = 8 << 20    // bytes; what a node's NATS server accepts, above the limits so that they can answer
+	MaxReadLimit          = 10_000     // events asked for in one read
+	MaxPageBytes          = 1 << 20    // bytes of event data after which a page ends early (at least one event is given)
+	MaxWait               = 60_000     // milliseconds a read may wait for more
+	MaxQueryItems         = 32         // items of one query
+	MaxItemTerms          = 64         // types of one item; as many type prefixes and stream prefixes; tags: MaxTags
+	MaxQueryTerms         = 512        // types, tags and prefixes of one query, and of all conditions of an append together
+	MaxConditions         = 128        // of one append
+	MaxSnapshots          = 1000       // kept of one stream; the oldest goes
+	MaxFetch              = 1000       // events in one fetch of a subscription, and positions in one ack
+	MaxSubscriptionConfig = 6 << 10    // bytes of a subscription's config as JSON; a list of all subscriptions fits into one reply
+	MaxParked             = 100_000    // events that one subscription has given up
+	MaxSubscriptions      = 1000       // of one store
+	MaxInFlight           = 10_000     // events of a subscription that are delivered and not acknowledged
+	MaxAckWait            = 86_400_000 // milliseconds: a day
+	MaxNackDelay          = 3_600_000  // milliseconds: an hour
+	MaxReason             = 256        // bytes of why an event was given up, and of a subscription's description
+	MaxDescription        = 256        // bytes of a store's description
+	MaxAppendRate         = 1_000_000  // appends a second that a store's own limit may say
 )
 
 // Names of stores that belong to the cluster itself.

@@ -83,6 +83,15 @@ func (x *dispatcher) leads(l raftnode.Leadership) {
 	}
 }
 
+// restored is told that a backup was restored into the store: its subscriptions begin.
+func (x *dispatcher) restored() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.term != 0 && x.pusher != nil {
+		x.wg.Go(x.startPush) // ends when those that push have begun
+	}
+}
+
 // startPush begins with the subscriptions that nobody has to ask for events.
 func (x *dispatcher) startPush() {
 	list, _, err := x.store.machine.Subscriptions()
@@ -191,6 +200,9 @@ func (c *consumer) gone() *api.Error {
 func (c *consumer) run() {
 	s := c.in.store
 	sub, _, err := s.machine.Subscription(c.name)
+	if restoring := s.refuseRestoring(); err == nil && restoring != nil { // what is there is a part
+		err = restoring
+	}
 	if err != nil || sub == nil {
 		c.refuse(sub, err)
 		return

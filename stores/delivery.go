@@ -39,6 +39,7 @@ type delivery struct {
 	pending  change           // what the next change says
 	underway *change          // not committed yet
 	tried    map[uint64]int   // attempts that the next change says
+	parked   uint64           // how many are, as far as is known
 	lazyAt   time.Time        // when what is only good to know is written; zero: there is none
 }
 
@@ -72,11 +73,14 @@ const (
 	lazyAfter     = 2 * time.Second // until attempts and a floor that moved over events that are not selected are written
 )
 
+// fullDelay is when an event that should be parked is tried again, while no more can be parked.
+const fullDelay = time.Minute
+
 const timedOut = "not acknowledged in time"
 
 func newDelivery(s *fsm.Subscription, events source) *delivery {
 	d := &delivery{
-		name: s.Name, id: s.ID, cfg: s.Config, events: events, floor: s.Floor, scanned: s.Floor, last: s.LastPosition,
+		name: s.Name, id: s.ID, cfg: s.Config, events: events, floor: s.Floor, scanned: s.Floor, last: s.LastPosition, parked: s.Parked,
 		items: make(map[uint64]*item), skip: make(map[uint64]bool), attempts: make(map[uint64]int), lanes: make(map[string]*lane), tried: make(map[uint64]int),
 		ready:  itemHeap{slot: 0, less: func(a, b *item) bool { return a.position < b.position }},
 		timers: itemHeap{slot: 1, less: func(a, b *item) bool { return a.at.Before(b.at) }},
@@ -145,6 +149,7 @@ func (d *delivery) see(e *api.Event) {
 
 // again takes the events that were parked and are to be delivered again.
 func (d *delivery) again(s *fsm.Subscription) error {
+	d.parked = s.Parked
 	for _, position := range s.Again {
 		if d.items[position] != nil {
 			continue
@@ -349,7 +354,10 @@ func (d *delivery) settle(it *item) {
 // failed ends a delivery in vain: the event is delivered again after the delay, or parked when that was the last attempt.
 func (d *delivery) failed(it *item, now time.Time, delay time.Duration, park bool, reason string) {
 	it.tries++
-	if park || d.cfg.MaxAttempts > 0 && it.tries >= d.cfg.MaxAttempts {
+	if park = park || d.cfg.MaxAttempts > 0 && it.tries >= d.cfg.MaxAttempts; park && d.full() {
+		park, delay = false, fullDelay
+	}
+	if park {
 		if it.reason = reason; reason == "" {
 			it.reason = "not acknowledged"
 		}
@@ -365,6 +373,15 @@ func (d *delivery) failed(it *item, now time.Time, delay time.Duration, park boo
 		it.state = itemWaits
 	}
 	d.offer(it.stream, it)
+}
+
+// full reports whether no more events can be parked.
+func (d *delivery) full() bool {
+	n := d.parked + uint64(len(d.pending.parked))
+	if d.underway != nil {
+		n += uint64(len(d.underway.parked))
+	}
+	return n >= api.MaxParked
 }
 
 // fetch adds a consumer that waits.

@@ -273,6 +273,41 @@ func TestExtend(t *testing.T) {
 	want(t, "again", w.fetch(1), "1/2 ")
 }
 
+// When no more events can be parked, those that should be are tried again later.
+func TestParkedIsBounded(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxAttempts: 1})
+	w.append("a", "a")
+	w.d.parked = api.MaxParked - 1
+	w.fetch(2)
+	want(t, "nack both", w.nack(api.SubscriptionNackRequest{Positions: []uint64{1, 2}}), 2)
+	want(t, "parked", fmt.Sprint(w.parked()), "[1/1 not acknowledged]")
+	want(t, "not yet", w.fetch(2), "")
+	w.pass(fullDelay)
+	want(t, "again", w.fetch(2), "2/2 ")
+}
+
+// Events that are gone from the store count as done, wherever they are on their way.
+func TestGoneEventsAreDone(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000, Ordered: true})
+	w.append("a", "b", "a", "b", "a", "b")
+	want(t, "the first of each stream", w.fetch(9), "1/1 2/1 ")
+	w.nack(api.SubscriptionNackRequest{Positions: []uint64{2}, Park: true})
+	w.apply(fsm.ChangeBody(&fsm.StreamChange{Op: fsm.StreamTombstone, Stream: "a", Expected: api.ExpectAny}))
+	w.fail()
+	want(t, "only b is left", w.fetch(9), "4/1 ")
+	w.apply(fsm.ChangeBody(&fsm.StreamChange{Op: fsm.StreamTruncate, Stream: "b", Expected: api.ExpectAny, Before: 2}))
+	w.pass(time.Second)
+	want(t, "what was in flight is gone", w.fetch(9), "")
+	want(t, "the next", w.fetch(9), "6/1 ")
+	w.replay()
+	want(t, "what was parked is gone too", w.fetch(9), "")
+	want(t, "ack", w.ack(6), 1)
+	want(t, "floor", w.state().Floor, 6)
+	if s := w.state(); len(s.Again) > 0 || s.Parked > 0 {
+		t.Errorf("something is left: %+v", s)
+	}
+}
+
 func TestNextLeaderKnowsAttempts(t *testing.T) {
 	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
 	w.append("a", "a", "a")

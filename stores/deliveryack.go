@@ -113,6 +113,7 @@ func (d *delivery) next() *fsm.SubscriptionProgress {
 func (d *delivery) committed(floor uint64) {
 	c := d.underway
 	d.underway, d.floor = nil, floor
+	d.parked += uint64(len(c.parked))
 	for _, it := range c.items {
 		it.state = itemDone
 		delete(d.items, it.position)

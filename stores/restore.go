@@ -27,6 +27,9 @@ func (s *Store) Restore(r api.RestoreRequest, done Done) *api.Error {
 	}
 	return s.change(c, func(value any) any {
 		v := value.(fsm.RestoreResult)
+		if v.Done {
+			s.subscriptions.restored()
+		}
 		return &api.RestoreResponse{Reply: api.Reply{Type: api.TypeRestore}, Store: s.Name(), Position: v.Position, Keys: v.Keys, Done: v.Done}
 	}, done)
 }

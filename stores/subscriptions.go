@@ -16,6 +16,9 @@ func (s *Store) CreateSubscription(name string, config api.SubscriptionConfig, d
 	if err != nil {
 		return api.ErrInternal.With("encode the config: %v", err)
 	}
+	if len(raw) > api.MaxSubscriptionConfig {
+		return api.ErrTooLarge.With("the config has %d bytes; at most %d are allowed; use a shorter query, with prefixes for instance", len(raw), api.MaxSubscriptionConfig)
+	}
 	return s.change(&fsm.SubscriptionCreate{Name: name, Time: s.now().UnixMicro(), Config: raw}, func(value any) any {
 		v := value.(fsm.SubscriptionCreated)
 		if config.DeliverSubject != "" {
