@@ -57,8 +57,9 @@ type snapshotStore struct {
 	dir     string
 	machine Machine
 
-	mu   sync.Mutex // guards last
-	last *marker
+	mu     sync.Mutex // guards what follows
+	last   *marker
+	synced uint64 // what the machine had applied when it was synced for the newest snapshot
 }
 
 var _ raft.SnapshotStore = (*snapshotStore)(nil)
@@ -156,9 +157,10 @@ func (s *snapshotStore) restored() error {
 // Create begins a snapshot: a marker when nothing is written to the sink, a received state otherwise.
 func (s *snapshotStore) Create(_ raft.SnapshotVersion, index, term uint64, configuration raft.Configuration,
 	configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
-	applied, _ := s.machine.Applied()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return &sink{store: s, marker: &marker{
-		Format: 1, Index: index, Term: term, Configuration: configuration, ConfigurationIndex: configurationIndex, Machine: min(applied, index),
+		Format: 1, Index: index, Term: term, Configuration: configuration, ConfigurationIndex: configurationIndex, Machine: min(s.synced, index),
 	}}, nil
 }
 
@@ -260,6 +262,19 @@ func (m *groupMachine) ApplyBatch(logs []*raft.Log) []any {
 	results := m.Machine.ApplyBatch(logs)
 	m.applied(logs[len(logs)-1])
 	return results
+}
+
+// Snapshot notes what is synced by it. raft goes on to apply entries before it asks for the marker, and those are in memory only: a marker that counted them would
+// say after a crash that the state was lost.
+func (m *groupMachine) Snapshot() (raft.FSMSnapshot, error) {
+	snapshot, err := m.Machine.Snapshot()
+	if err == nil {
+		applied, _ := m.Applied() // raft's goroutine, which is here, is the one that applies
+		m.snapshots.mu.Lock()
+		m.snapshots.synced = applied
+		m.snapshots.mu.Unlock()
+	}
+	return snapshot, err
 }
 
 func (m *groupMachine) Restore(rc io.ReadCloser) error {

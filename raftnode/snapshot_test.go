@@ -44,6 +44,9 @@ func TestASnapshotOfOurOwnIsAMarker(t *testing.T) {
 	if list, err := s.List(); err != nil || len(list) != 0 {
 		t.Fatalf("got %v, %v, want no snapshot", list, err)
 	}
+	if _, err := (&groupMachine{Machine: m, snapshots: s}).Snapshot(); err != nil { // as raft does before it asks for the marker
+		t.Fatal(err)
+	}
 	if err := createSink(t, s, 9, 3).Close(); err != nil {
 		t.Fatal(err)
 	}
