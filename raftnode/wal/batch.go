@@ -176,9 +176,11 @@ func (b *batch) remove(id GroupID) error {
 // it is empty.
 func bounds(log *bolt.Bucket) (first, last uint64) {
 	c := log.Cursor()
-	if k, _ := c.First(); len(k) == 8 {
-		first = binary.BigEndian.Uint64(k)
+	k, _ := c.First()
+	if len(k) != 8 {
+		return 0, 0 // and Last would not return: bbolt 1.5.0 goes round for ever among pages that this transaction has emptied
 	}
+	first = binary.BigEndian.Uint64(k)
 	if k, _ := c.Last(); len(k) == 8 {
 		last = binary.BigEndian.Uint64(k)
 	}
