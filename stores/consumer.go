@@ -316,10 +316,10 @@ func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 			return s.apiError(err), false
 		}
 	}
+	d.expire(s.now())
 	if p := d.next(); p != nil {
 		c.propose(p)
 	}
-	d.expire(s.now())
 	c.inFlight.Store(int64(d.flying))
 	c.waiting.Store(int64(len(d.fetches)))
 	return nil, len(messages) == 0 && d.idle()

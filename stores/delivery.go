@@ -409,7 +409,7 @@ func (d *delivery) tick(now time.Time) {
 func (d *delivery) expire(now time.Time) {
 	looking := d.hungry() && !d.end // there may be events; it is soon known
 	d.fetches = slices.DeleteFunc(d.fetches, func(f *fetch) bool {
-		over := !looking && !f.until.Add(d.grace()).After(now)
+		over := !looking && !f.until.After(now)
 		if over {
 			f.done(nil, d.lag(), nil)
 		}
@@ -418,15 +418,6 @@ func (d *delivery) expire(now time.Time) {
 	if d.end && len(d.order) == 0 && d.scanned > d.floor { // the filter selects nothing of it
 		d.later(now)
 	}
-}
-
-// grace is how much longer a fetch waits than it asked for, because a change is on its way that makes room or lets the next event of a stream go. It takes a moment; without
-// it a fetch that does not want to wait would find nothing right after one that did.
-func (d *delivery) grace() time.Duration {
-	if d.underway != nil && (d.cfg.Ordered || d.cfg.Ack == api.AckNone) {
-		return time.Second
-	}
-	return 0
 }
 
 // later has what is only good to know written in a while.
@@ -447,7 +438,7 @@ func (d *delivery) wake() (at time.Time) {
 		sooner(d.timers.items[0].at)
 	}
 	for _, f := range d.fetches {
-		sooner(f.until.Add(d.grace()))
+		sooner(f.until)
 	}
 	if !d.lazyAt.IsZero() && d.underway == nil {
 		sooner(d.lazyAt)

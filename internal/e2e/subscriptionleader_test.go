@@ -214,7 +214,7 @@ func TestWaitingFetches(t *testing.T) {
 				t.Errorf("the fetch that waited: %v %s", err, m.Data)
 			}
 		case <-time.After(testcluster.Patience):
-			t.Fatal("the fetch that waited was not answered")
+			t.Fatalf("the fetch that waited was not answered (%s; the client is at n1)", to)
 		}
 	}
 }
