@@ -283,15 +283,21 @@ func (c *consumer) messages() []message {
 	return list
 }
 
+// putBack has messages come again, before those that came since.
+func (c *consumer) putBack(list []message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inbox = append(list[:len(list):len(list)], c.inbox...)
+}
+
 // turn does what there is to do now. An error ends the delivery.
 func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 	s := c.in.store
 	messages := c.messages()
 	for i, m := range messages {
 		if err := m.do(d, s.now()); err != nil {
-			for _, m := range messages[i:] {
-				m.fail(err)
-			}
+			m.fail(err)
+			c.putBack(messages[i+1:]) // they may be about a subscription of the same name that was created since
 			return err, false
 		}
 	}
