@@ -199,13 +199,13 @@ func (c *SubscriptionConfig) Complete(prefix string) *Error {
 		}
 	}
 	if c.DeliverSubject != "" {
-		return checkDeliverSubject(c.DeliverSubject, prefix)
+		return CheckDeliverSubject(c.DeliverSubject, prefix)
 	}
 	return nil
 }
 
-// checkDeliverSubject refuses subjects where the service may publish and its caller may not: those of the cluster itself, of the server, and inboxes of others.
-func checkDeliverSubject(subject, prefix string) *Error {
+// CheckDeliverSubject refuses subjects where the service may publish and its caller may not: those of the cluster itself, of the server, and inboxes of others.
+func CheckDeliverSubject(subject, prefix string) *Error {
 	if err := CheckStreamName(subject); err != nil {
 		return ErrBadRequest.With("deliver_subject %q is not a subject to publish on: tokens separated by single dots, no wildcards, spaces or control characters, at most %d bytes", subject, MaxStreamName)
 	}

@@ -130,7 +130,7 @@ func retryable(err error) (again, maybe bool) {
 	var e *api.Error
 	switch {
 	case errors.As(err, &e):
-		return e.Retryable(), errors.Is(e, api.ErrOutcomeUnknown)
+		return e.Retryable(), errors.Is(e, api.ErrOutcomeUnknown) || errors.Is(e, api.ErrTimeout) // a store may be created before anybody leads it
 	case errors.Is(err, nats.ErrNoResponders):
 		return true, false
 	case errors.Is(err, nats.ErrReconnectBufExceeded): // it did not leave this process

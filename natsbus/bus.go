@@ -47,6 +47,7 @@ type Bus struct {
 
 	embedded *embedded
 	clients  *nats.Conn // in the clients' account
+	answers  *nats.Conn // there too, with the right to publish to inboxes only: micro answers whatever reply subject a PING or INFO names
 	peers    *nats.Conn // in the account between nodes
 
 	backend atomic.Pointer[Backend] // nil until Serve
@@ -65,6 +66,10 @@ type Bus struct {
 	drained  atomic.Bool   // requests that still come are refused
 	refused  atomic.Uint64 // requests whose reply subject is not an inbox
 }
+
+// nodesGroup is the queue group of what any node can answer. NATS makes one group of all queue subscriptions of a name, and posts are in groups named as their stores: this is no
+// name that a store can have.
+const nodesGroup = "quorate.nodes"
 
 // maxWaiting bounds requests that are being answered at once on a node, beyond the writes in flight at leaders. One store gets half of it at most, see shares.
 const maxWaiting = 8192
@@ -90,10 +95,14 @@ func Start(cfg Config) (*Bus, error) {
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	var err error
+	cfg.Server.inboxes = b.inboxes
 	if b.embedded, err = startServer(cfg.Server); err != nil {
 		return nil, err
 	}
 	if b.clients, err = b.embedded.connect(serviceUser, "quorate "+b.name, b.log); err == nil {
+		b.answers, err = b.embedded.connect(answerUser, "quorate answers "+b.name, b.log)
+	}
+	if err == nil {
 		b.peers, err = b.embedded.connect(peerUser, "quorate peer "+b.name, b.log)
 	}
 	if err != nil {
@@ -118,11 +127,11 @@ func (b *Bus) Serve(backend Backend) error {
 	for _, s := range backend.Stores.List() {
 		b.OnLeadership(s, s.Leadership())
 	}
-	service, err := micro.AddService(b.clients, micro.Config{
+	service, err := micro.AddService(b.answers, micro.Config{
 		Name: api.ServiceName, Version: api.Version,
 		Description: "event stores; one instance a node; https://github.com/quorate/quorate",
 		Metadata:    map[string]string{"node": b.name, "server_id": b.cfg.ServerID, "cluster": backend.Directory.ClusterID(), "prefix": b.cfg.Server.Prefix},
-		QueueGroup:  "quorate",
+		QueueGroup:  nodesGroup,
 		StatsHandler: func(*micro.Endpoint) any {
 			return map[string]any{"node": b.name, "leads": b.leading(), "refused_reply_subjects": b.refused.Load()}
 		},
@@ -148,7 +157,7 @@ func (b *Bus) Serve(backend Backend) error {
 		}
 	}
 	b.work.start(b.watchReach) // ends when the bus drains or closes
-	if err := b.clients.FlushTimeout(startTimeout); err != nil {
+	if err := errors.Join(b.clients.FlushTimeout(startTimeout), b.answers.FlushTimeout(startTimeout)); err != nil {
 		return err
 	}
 	return b.serveNear() // the server knows the subscription by now
@@ -190,7 +199,7 @@ func (b *Bus) StopServing(ctx context.Context) error {
 	for _, p := range b.allPosts() {
 		p.close()
 	}
-	errs = append(errs, b.clients.FlushWithContext(ctx)) // from here on the server sends us no more requests
+	errs = append(errs, b.answers.FlushWithContext(ctx), b.clients.FlushWithContext(ctx)) // from here on the server sends us no more requests
 	if be := b.backend.Load(); be != nil {
 		for _, s := range be.Stores.List() {
 			s.EndWaits()
@@ -200,7 +209,7 @@ func (b *Bus) StopServing(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("requests are still under way: %w", err))
 	}
 	b.drained.Store(true)
-	errs = append(errs, b.clients.FlushWithContext(ctx)) // the answers are with the server
+	errs = append(errs, b.answers.FlushWithContext(ctx), b.clients.FlushWithContext(ctx)) // the answers are with the server
 	return errors.Join(errs...)
 }
 
@@ -219,7 +228,7 @@ func (b *Bus) Close() {
 	b.drained.Store(true)
 	b.cancel()
 	b.work.wait(context.Background())
-	for _, nc := range []*nats.Conn{b.clients, b.peers} {
+	for _, nc := range []*nats.Conn{b.answers, b.clients, b.peers} {
 		if nc != nil {
 			nc.Close()
 		}

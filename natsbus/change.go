@@ -7,16 +7,25 @@ import (
 	"github.com/quorate/quorate/stores"
 )
 
-// change is a write that is not an append. It is the same whichever leader carries it out, and once or twice makes no difference.
+// change is a write that is not an append. It is the same whichever leader carries it out, and unless it says once, once or twice makes no difference.
 type change struct {
 	raw   []byte
 	crowd bool // see counts
+	once  bool // a second time it might meet what somebody did since the first
 	start func(done stores.Done) *api.Error
 }
 
 func (c *change) begin(done func(any, *api.Error)) *api.Error { return c.start(done) }
 func (c *change) payload() ([]byte, error)                    { return c.raw, nil }
-func (c *change) repeatable() bool                            { return true }
+func (c *change) repeatable() bool                            { return !c.once }
+
+// only has the change carried out once, when it is so.
+func (c *change) only(once bool) *change {
+	if c != nil {
+		c.once = once
+	}
+	return c
+}
 
 // newChange decodes the request of a verb that is not append.
 func newChange(r *request, s *stores.Store) (write, *api.Error) {
@@ -27,7 +36,8 @@ func newChange(r *request, s *stores.Store) (write, *api.Error) {
 		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.PutSnapshot(name, q, done) })
 	case "snapshot_delete":
 		var q api.SnapshotDeleteRequest
-		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.DeleteSnapshots(name, q, done) })
+		w, err := streamChange(r, &q, func(done stores.Done) *api.Error { return s.DeleteSnapshots(name, q, done) })
+		return w.only(q.Version == nil && q.UpTo == nil), err
 	case "restore":
 		var q api.RestoreRequest
 		if name != "" {
@@ -37,13 +47,15 @@ func newChange(r *request, s *stores.Store) (write, *api.Error) {
 		return &change{raw: r.message.Data(), start: func(done stores.Done) *api.Error { return s.Restore(q, done) }}, err
 	case "delete":
 		var q api.DeleteStreamRequest
-		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.DeleteStream(name, q, done) })
+		w, err := streamChange(r, &q, func(done stores.Done) *api.Error { return s.DeleteStream(name, q, done) })
+		return w.only(q.ExpectedVersion == nil), err
 	case "truncate":
 		var q api.TruncateStreamRequest
 		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.TruncateStream(name, q, done) })
 	case "metadata":
 		var q api.StreamMetadataRequest
-		return streamChange(r, &q, func(done stores.Done) *api.Error { return s.PutStreamMetadata(name, q, done) })
+		w, err := streamChange(r, &q, func(done stores.Done) *api.Error { return s.PutStreamMetadata(name, q, done) })
+		return w.only(q.ExpectedVersion == nil), err
 	}
 	if strings.HasPrefix(r.subject.Verb, "subscription.") {
 		return newSubscriptionChange(r, s)
@@ -52,7 +64,7 @@ func newChange(r *request, s *stores.Store) (write, *api.Error) {
 }
 
 // streamChange decodes the request of a verb behind which a stream is named.
-func streamChange(r *request, into any, start func(stores.Done) *api.Error) (write, *api.Error) {
+func streamChange(r *request, into any, start func(stores.Done) *api.Error) (*change, *api.Error) {
 	if err := api.CheckStreamName(r.subject.Name); err != nil {
 		return nil, err
 	}

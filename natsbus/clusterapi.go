@@ -118,7 +118,7 @@ func (b *Bus) transfer(store, to string) (*api.TransferResponse, *api.Error) {
 	for {
 		view, err = s.WaitLeadership(ctx, func(l raftnode.Leadership) bool { return l.Leader != "" && (l.Leader != from || target == from) })
 		if err != nil {
-			return nil, api.ErrTransferFailed.With("%s gave up store %s, but no new leader is known yet; it will be shortly", raftnode.ServerName(from), store)
+			return nil, api.ErrOutcomeUnknown.With("%s gave up store %s, but no new leader is known yet; it will be shortly; look at cluster.read.leaders before you transfer again", raftnode.ServerName(from), store)
 		}
 		if b.leaderHolds(ctx, view, store) {
 			break

@@ -29,7 +29,8 @@ const (
 )
 
 // markerPrefix begins the subjects that tell a node's own server that some post of a store is in reach. A post subscribes to the write
-// subjects first and to its marker second, in one account and so over one route connection: who sees the marker sees the post.
+// subjects first and to its marker second, and all accounts share one route connection: who sees the marker sees the post. The marker is in the nodes' account: in that of
+// clients a mere `nats sub '>'` would look like one.
 const markerPrefix = "$QUORATE.post."
 
 // post is a store's write subscription on this node, as far as the node has to hold one:
@@ -182,11 +183,14 @@ func (p *post) hold() {
 			err = p.sub.SetPendingLimits(pendingMessages, pendingBytes)
 		}
 	}
-	if err == nil && p.marker == nil {
-		p.marker, err = b.clients.ChanSubscribe(markerPrefix+name, make(chan *nats.Msg, 1)) // nobody publishes there; without a handler it costs no goroutine
-	}
 	if err == nil {
 		err = b.clients.FlushTimeout(startTimeout)
+	}
+	if err == nil && p.marker == nil {
+		p.marker, err = b.peers.ChanSubscribe(markerPrefix+name, make(chan *nats.Msg, 1)) // nobody publishes there; without a handler it costs no goroutine
+	}
+	if err == nil {
+		err = b.peers.FlushTimeout(startTimeout)
 	}
 	if err != nil {
 		b.log.Error("the write subscription was not made", "store", name, "error", err)
@@ -256,6 +260,7 @@ func (p *post) release() {
 	p.mu.Unlock()
 	if marker != nil {
 		marker.Unsubscribe()
+		p.bus.peers.FlushTimeout(askTimeout) // the marker goes first; on the way down there may be nobody to tell
 	}
 	if sub != nil {
 		if err := sub.Drain(); err != nil && p.bus.ctx.Err() == nil {

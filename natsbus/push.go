@@ -2,6 +2,7 @@ package natsbus
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +26,18 @@ const (
 var _ stores.Pusher = (*Bus)(nil)
 
 // Wanted implements stores.Pusher.
-func (b *Bus) Wanted(subject string) bool { return b.embedded.clients.Interest(subject) > 0 }
+func (b *Bus) Wanted(subject string) bool {
+	return b.mayPush(subject) == nil && b.embedded.clients.Interest(subject) > 0
+}
+
+// mayPush refuses a subject to which the service may publish and those who create subscriptions may not. It is asked again before events are pushed: a
+// subscription may have come with a backup, of a cluster with another prefix or of nobody knows whom.
+func (b *Bus) mayPush(subject string) *api.Error {
+	if slices.ContainsFunc(b.inboxes, func(prefix string) bool { return strings.HasPrefix(subject, prefix) }) {
+		return api.ErrBadRequest.With("deliver_subject %q is an inbox, where only the one who asked may be answered; choose another", subject)
+	}
+	return api.CheckDeliverSubject(subject, b.cfg.Server.Prefix)
+}
 
 // Push implements stores.Pusher.
 func (b *Bus) Push(s *stores.Store, subscription string, config *api.SubscriptionConfig, e *api.DeliveredEvent) error {

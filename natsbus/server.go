@@ -28,6 +28,8 @@ type ServerConfig struct {
 	Routes        []string // host:port of other nodes' route listeners
 	Prefix        string   // of all subjects
 	Logger        *slog.Logger
+
+	inboxes []string // prefixes of subjects that may be answered
 }
 
 // Accounts and users inside the embedded server. Clients without credentials act as clientUser; the node's own connections have
@@ -37,6 +39,7 @@ const (
 	peerAccount   = "QUORATE_PEERS"
 	clientUser    = "client"
 	serviceUser   = "service"
+	answerUser    = "answers"
 	peerUser      = "peer"
 )
 
@@ -52,6 +55,7 @@ type embedded struct {
 	server   *server.Server
 	password string
 	clients  *server.Account
+	peers    *server.Account
 }
 
 func startServer(cfg ServerConfig) (*embedded, error) {
@@ -79,12 +83,14 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 		Users: []*server.User{
 			{Username: clientUser, Account: clients, Permissions: clientPermissions(cfg.Prefix)},
 			{Username: serviceUser, Password: password, Account: clients},
+			{Username: answerUser, Password: password, Account: clients, Permissions: answerPermissions(cfg.inboxes)},
 			{Username: peerUser, Password: password, Account: peers},
 		},
 		NoAuthUser: clientUser,
 		Routes:     routes,
 		Cluster: server.ClusterOpts{
 			Name: cfg.ClusterName, Host: clusterHost, Port: clusterPort, PingInterval: routePing, MaxPingsOut: routePingsOut,
+			PoolSize: -1, // one connection for all accounts: what was subscribed first in one is known first elsewhere, also when the other is in another; see markerPrefix
 		},
 	}
 	srv, err := server.NewServer(opts)
@@ -98,16 +104,20 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 		srv.WaitForShutdown()
 		return nil, fmt.Errorf("nats server does not listen on %s and %s: is another process using a port?", cfg.Listen, cfg.ClusterListen)
 	}
-	account, err := srv.LookupAccount(clientAccount)
+	clientsAccount, err := srv.LookupAccount(clientAccount)
+	var account *server.Account
+	if err == nil {
+		account, err = srv.LookupAccount(peerAccount)
+	}
 	if err != nil {
 		srv.Shutdown()
 		return nil, err
 	}
-	return &embedded{server: srv, password: password, clients: account}, nil
+	return &embedded{server: srv, password: password, clients: clientsAccount, peers: account}, nil
 }
 
 // clientPermissions keep a client without credentials from speaking for the cluster: it cannot publish events, cannot join the queue
-// groups that requests are handed to, and cannot pretend that a post exists.
+// groups that requests are handed to. Whether a post exists is told in the nodes' account, where no client comes.
 func clientPermissions(prefix string) *server.Permissions {
 	return &server.Permissions{
 		Publish: &server.SubjectPermission{Deny: []string{markerPrefix + ">", prefix + ".*.event.>", prefix + ".*.cloudevent.>"}},
@@ -115,6 +125,15 @@ func clientPermissions(prefix string) *server.Permissions {
 			markerPrefix + ">", nearPrefix + ">", prefix + ".*.write.> >", prefix + ".*.read.> >",
 		}},
 	}
+}
+
+// answerPermissions are those of the connection on which the service answers: to inboxes, nothing else.
+func answerPermissions(inboxes []string) *server.Permissions {
+	allow := make([]string, len(inboxes))
+	for i, prefix := range inboxes {
+		allow[i] = prefix + ">"
+	}
+	return &server.Permissions{Publish: &server.SubjectPermission{Allow: allow}}
 }
 
 func (e *embedded) connect(user, name string, log *slog.Logger) (*nats.Conn, error) {

@@ -1,7 +1,6 @@
 package natsbus
 
 import (
-	"slices"
 	"strings"
 	"time"
 
@@ -30,8 +29,8 @@ func newSubscriptionChange(r *request, s *stores.Store) (write, *api.Error) {
 		if err = api.Unmarshal(raw, &q); err == nil {
 			err = q.Complete(r.bus.cfg.Server.Prefix)
 		}
-		if err == nil && slices.ContainsFunc(r.bus.inboxes, func(prefix string) bool { return strings.HasPrefix(q.DeliverSubject, prefix) }) {
-			err = api.ErrBadRequest.With("deliver_subject %q is an inbox, where only the one who asked may be answered; choose another", q.DeliverSubject)
+		if err == nil && q.DeliverSubject != "" {
+			err = r.bus.mayPush(q.DeliverSubject)
 		}
 		w.start = func(done stores.Done) *api.Error { return s.CreateSubscription(name, q, done) }
 	case "fetch":
@@ -52,9 +51,11 @@ func newSubscriptionChange(r *request, s *stores.Store) (write, *api.Error) {
 	case "replay":
 		var q api.SubscriptionReplayRequest
 		err = api.Unmarshal(raw, &q)
+		w.once = len(q.Positions) == 0
 		w.start = func(done stores.Done) *api.Error { return s.ReplaySubscription(name, q, done) }
 	case "delete":
 		err = api.Unmarshal(raw, &struct{}{})
+		w.once = true
 		w.start = func(done stores.Done) *api.Error { return s.DeleteSubscription(name, done) }
 	}
 	return w, err

@@ -17,7 +17,7 @@ const (
 )
 
 // reaches reports whether this node's server knows a post of the store, here or on another node.
-func (b *Bus) reaches(store string) bool { return b.embedded.clients.Interest(markerPrefix+store) > 0 }
+func (b *Bus) reaches(store string) bool { return b.embedded.peers.Interest(markerPrefix+store) > 0 }
 
 // onWrite gets a copy of write requests: each goes to one node, which NATS picks. Most are for a post, which answers them; the rest would
 // be lost: for stores that do not exist, for the cluster itself, or for a store whose leader has just died.

@@ -48,7 +48,7 @@ func (s *Store) BackupKeys(ctx context.Context, r api.BackupKeysRequest) (*api.B
 		if r.Page != 0 {
 			return nil, api.ErrBadRequest.With("page %d of no set; ask without page and set first, the reply names the set", r.Page)
 		}
-		if err := s.catchUp(ctx, r.ReadOptions); err != nil {
+		if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 			return nil, err
 		}
 		res, err := s.newKeySet()

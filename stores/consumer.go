@@ -2,6 +2,7 @@ package stores
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,7 +140,7 @@ func (x *dispatcher) endWaits() {
 	for _, c := range x.consumers {
 		c.take(message{do: func(d *delivery, now time.Time) *api.Error {
 			for _, f := range d.fetches {
-				f.until = now
+				f.until = now.Add(-lookGrace)
 			}
 			return nil
 		}, fail: func(*api.Error) {}})
@@ -212,6 +213,7 @@ func (c *consumer) run() {
 	if err := d.again(sub); err != nil {
 		d.fail(s.apiError(err))
 		c.refuse(sub, err)
+		c.restart(&sub.Config, s.apiError(err))
 		return
 	}
 	timer := time.NewTimer(0)
@@ -227,6 +229,7 @@ func (c *consumer) run() {
 		if failed != nil {
 			d.fail(failed)
 			c.end(false)
+			c.restart(&d.cfg, failed)
 			return
 		}
 		now := s.now()
@@ -260,6 +263,20 @@ func (c *consumer) run() {
 			c.end(false)
 			return
 		}
+	}
+}
+
+// restart has a subscription that pushes begin anew after a failure: nobody may come to ask for its events.
+func (c *consumer) restart(cfg *api.SubscriptionConfig, failed *api.Error) {
+	if c.in.pusher == nil || cfg.DeliverSubject == "" || errors.Is(failed, api.ErrSubscriptionNotFound) {
+		return
+	}
+	pause := time.NewTimer(interestEvery) // what fails again at once must not go round without one
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		c.in.start(c.name)
+	case <-c.ctx.Done():
 	}
 }
 
@@ -324,7 +341,7 @@ func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 	}
 	d.expire(s.now())
 	if p := d.next(); p != nil {
-		c.propose(p)
+		c.propose(d, p)
 	}
 	c.inFlight.Store(int64(d.flying))
 	c.waiting.Store(int64(len(d.fetches)))
@@ -336,7 +353,7 @@ func (c *consumer) push(d *delivery) error {
 	events, err := d.take(c.in.store.now(), prefetch)
 	for i := range events {
 		if err := c.in.pusher.Push(c.in.store, c.name, &d.cfg, &events[i]); err != nil {
-			c.in.store.log.Warn("an event was not pushed; it is delivered again later", "subscription", c.name, "position", events[i].Position, "error", err)
+			c.in.store.log.Warn("an event was not pushed; unless the subscription acknowledges what is delivered, it is delivered again later", "subscription", c.name, "position", events[i].Position, "error", err)
 		}
 	}
 	return err
@@ -354,12 +371,15 @@ func (c *consumer) confirm() *api.Error {
 }
 
 // propose writes the change. It goes on when it is committed.
-func (c *consumer) propose(p *fsm.SubscriptionProgress) {
+func (c *consumer) propose(d *delivery, p *fsm.SubscriptionProgress) {
 	s := c.in.store
 	p.Time = s.now().UnixMicro()
 	s.door.enter(&pending{body: fsm.ChangeBody(p), answer: func(value any) any { return value }, done: func(value any, err *api.Error) {
 		c.take(message{ // when the consumer has ended, it has answered everybody
-			do: func(d *delivery, _ time.Time) *api.Error {
+			do: func(now *delivery, _ time.Time) *api.Error {
+				if now != d { // it was handed on to the consumer that came after this one, which knows nothing of the change
+					return nil
+				}
 				if err == nil {
 					d.committed(value.(uint64))
 				}
@@ -371,6 +391,6 @@ func (c *consumer) propose(p *fsm.SubscriptionProgress) {
 }
 
 // page implements source.
-func (s *Store) page(after uint64, limit int, q *api.Query) (fsm.AllPage, error) {
-	return s.machine.ReadAll(fsm.AllQuery{After: after, Limit: limit, MaxBytes: api.MaxPageBytes, Query: q, Now: s.now().UnixMicro()})
+func (s *Store) page(after, upTo uint64, limit int, q *api.Query) (fsm.AllPage, error) {
+	return s.machine.ReadAll(fsm.AllQuery{After: after, UpTo: upTo, Limit: limit, MaxBytes: api.MaxPageBytes, Query: q, Now: s.now().UnixMicro()})
 }

@@ -45,8 +45,8 @@ type delivery struct {
 
 // source is where events are read from.
 type source interface {
-	// page reads what the query selects behind the position: up to limit events. next is how far it looked.
-	page(after uint64, limit int, q *api.Query) (fsm.AllPage, error)
+	// page reads what the query selects behind the position after and, unless that is 0, up to the position upTo: up to limit events. next is how far it looked.
+	page(after, upTo uint64, limit int, q *api.Query) (fsm.AllPage, error)
 }
 
 // fetch is a consumer that waits for events.
@@ -67,10 +67,11 @@ type change struct {
 
 // Bounds of a delivery's memory.
 const (
-	lookAhead     = 4096            // selected events above the floor, beyond the events in flight: done ones behind one that is not, and waiting ones
-	prefetch      = 256             // events that are read before somebody asks
-	prefetchBytes = 1 << 20         // and what they hold; of others the event is read again
-	lazyAfter     = 2 * time.Second // until attempts and a floor that moved over events that are not selected are written
+	lookAhead     = 4096                   // selected events above the floor, beyond the events in flight: done ones behind one that is not, and waiting ones
+	prefetch      = 256                    // events that are read before somebody asks
+	prefetchBytes = 1 << 20                // and what they hold; of others the event is read again
+	lookGrace     = 500 * time.Millisecond // so much longer a fetch waits while it is not known whether there is something for it
+	lazyAfter     = 2 * time.Second        // until attempts and a floor that moved over events that are not selected are written
 )
 
 // fullDelay is when an event that should be parked is tried again, while no more can be parked.
@@ -120,7 +121,7 @@ func (d *delivery) read() error {
 	if len(d.fetches) > 0 {
 		limit = max(limit, d.fetches[0].limit)
 	}
-	page, err := d.events.page(d.scanned, limit, d.cfg.Query)
+	page, err := d.events.page(d.scanned, 0, limit, d.cfg.Query)
 	if err != nil {
 		return err
 	}
@@ -178,7 +179,7 @@ func (d *delivery) again(s *fsm.Subscription) error {
 
 // one reads the event at the position; nil: there is none, or the query does not select it.
 func (d *delivery) one(position uint64, q *api.Query) (*api.Event, error) {
-	page, err := d.events.page(position-1, 1, q)
+	page, err := d.events.page(position-1, position, 1, q)
 	if err != nil || len(page.Events) == 0 || page.Events[0].Position != position {
 		return nil, err
 	}
@@ -407,9 +408,9 @@ func (d *delivery) tick(now time.Time) {
 
 // expire answers fetches that have waited long enough. It comes after serve: one that does not want to wait gets what is there.
 func (d *delivery) expire(now time.Time) {
-	looking := d.hungry() && !d.end // there may be events; it is soon known
+	looking := d.hungry() && !d.end // there may be events; most of the time it is soon known
 	d.fetches = slices.DeleteFunc(d.fetches, func(f *fetch) bool {
-		over := !looking && !f.until.After(now)
+		over := !f.until.After(now) && (!looking || now.Sub(f.until) >= lookGrace)
 		if over {
 			f.done(nil, d.lag(), nil)
 		}

@@ -71,8 +71,8 @@ func (w *world) state() *fsm.Subscription {
 	return sub
 }
 
-func (w *world) page(after uint64, limit int, q *api.Query) (fsm.AllPage, error) {
-	return w.machine.ReadAll(fsm.AllQuery{After: after, Limit: limit, MaxBytes: 1 << 20, Query: q})
+func (w *world) page(after, upTo uint64, limit int, q *api.Query) (fsm.AllPage, error) {
+	return w.machine.ReadAll(fsm.AllQuery{After: after, UpTo: upTo, Limit: limit, MaxBytes: 1 << 20, Query: q})
 }
 
 func (w *world) apply(b fsm.Body) any {

@@ -67,6 +67,15 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	if err != nil {
 		return nil, err
 	}
+	if snapshot != nil { // a stream that was deleted meanwhile has lost its snapshots, and what is behind them may be of another life
+		still, _, err := s.machine.AggregateSnapshot(stream, snapshot.Version)
+		if err != nil {
+			return nil, s.apiError(err)
+		}
+		if still == nil || still.Version != snapshot.Version {
+			return s.ReadStream(ctx, stream, r)
+		}
+	}
 	last := page.LastVersion
 	return &api.ReadResponse{
 		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Stream: stream, Snapshot: snapshot, Events: notNil(page.Events),

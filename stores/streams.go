@@ -32,6 +32,9 @@ func (s *Store) PutStreamMetadata(stream string, r api.StreamMetadataRequest, do
 	if err := r.Check(); err != nil {
 		return err
 	}
+	if err := s.admitBytes(); err != nil && len(r.Custom) > 0 {
+		return err
+	}
 	return s.changeStream(&fsm.StreamChange{
 		Op: fsm.StreamMetadata, Stream: stream, Expected: orAny(r.ExpectedVersion), MaxAge: r.MaxAge, MaxCount: r.MaxCount, Custom: api.CompactJSON(r.Custom),
 	}, done)

@@ -19,6 +19,9 @@ func (s *Store) CreateSubscription(name string, config api.SubscriptionConfig, d
 	if len(raw) > api.MaxSubscriptionConfig {
 		return api.ErrTooLarge.With("the config has %d bytes; at most %d are allowed; use a shorter query, with prefixes for instance", len(raw), api.MaxSubscriptionConfig)
 	}
+	if err := s.admitBytes(); err != nil {
+		return err
+	}
 	return s.change(&fsm.SubscriptionCreate{Name: name, Time: s.now().UnixMicro(), Config: raw}, func(value any) any {
 		v := value.(fsm.SubscriptionCreated)
 		if config.DeliverSubject != "" {
@@ -33,7 +36,10 @@ func (s *Store) CreateSubscription(name string, config api.SubscriptionConfig, d
 // DeleteSubscription deletes a subscription and what it parked. The result is an *api.SubscriptionDeleteResponse.
 func (s *Store) DeleteSubscription(name string, done Done) *api.Error {
 	return s.change(&fsm.SubscriptionDelete{Name: name}, func(value any) any {
-		s.tellConsumer(name, func(*delivery) *api.Error {
+		s.tellConsumer(name, func(d *delivery) *api.Error {
+			if sub, _, err := s.machine.Subscription(name); err == nil && sub != nil && sub.ID == d.id { // it was created since
+				return nil
+			}
 			return api.ErrSubscriptionNotFound.With("subscription %s of store %s was deleted", name, s.Name())
 		})
 		return &api.SubscriptionDeleteResponse{Reply: api.Reply{Type: api.TypeSubscriptionDelete}, Store: s.Name(), Subscription: name, Deleted: value.(bool)}
@@ -53,7 +59,7 @@ func (s *Store) ReplaySubscription(name string, r api.SubscriptionReplayRequest,
 	return s.change(c, func(value any) any {
 		s.tellConsumer(name, func(d *delivery) *api.Error {
 			sub, _, err := s.machine.Subscription(name)
-			if err == nil && sub != nil {
+			if err == nil && sub != nil && sub.ID == d.id {
 				err = d.again(sub)
 			}
 			if err != nil {
@@ -240,7 +246,7 @@ func (s *Store) Parked(ctx context.Context, name string, r api.ParkedRequest) (*
 	}
 	size := 0
 	for _, p := range list {
-		page, err := s.page(p.Position-1, 1, nil)
+		page, err := s.page(p.Position-1, p.Position, 1, nil)
 		if err != nil {
 			return nil, s.apiError(err)
 		}

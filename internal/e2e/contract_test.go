@@ -43,6 +43,8 @@ func TestContract(t *testing.T) {
 		"snapshots":        snapshots,
 		"stream lifecycle": streamLifecycle,
 		"limits":           limits,
+		"service names":    serviceNames,
+		"service replies":  serviceReplies,
 		"subscriptions":    subscriptions,
 		"pushes":           pushes,
 	} {
@@ -569,7 +571,10 @@ func impostors(t *testing.T, c *testcluster.Cluster, _ *nats.Conn) {
 			_, err := nc.QueueSubscribe("es.orders.write.>", "orders", func(*nats.Msg) {})
 			return err
 		},
-		"join the read queue":   func() error { _, err := nc.QueueSubscribe("es.*.read.>", "quorate", func(*nats.Msg) {}); return err },
+		"join the read queue": func() error {
+			_, err := nc.QueueSubscribe("es.*.read.>", "quorate.nodes", func(*nats.Msg) {})
+			return err
+		},
 		"answer a node's reads": func() error { _, err := nc.Subscribe("_QUORATE_READ.n1.>", func(*nats.Msg) {}); return err },
 		"forge an event":        func() error { return nc.Publish("es.orders.event.x", nil) },
 		"forge a CloudEvent":    func() error { return nc.Publish("es.orders.cloudevent.x", nil) },

@@ -176,6 +176,9 @@ func (v *view) query(q *AllQuery) (page AllPage, err error) {
 	page = AllPage{LastPosition: v.st.position, Applied: v.st.applied}
 	low, high := uint64(1), v.st.position
 	begin := q.After // what is said to be scanned when nothing was
+	if q.UpTo > 0 && !q.Backward {
+		high = min(high, q.UpTo)
+	}
 	switch {
 	case q.Backward && (q.FromEnd || q.After > high):
 		begin = high + 1

@@ -24,6 +24,7 @@ type StreamQuery struct {
 // AllQuery asks for a page of the store.
 type AllQuery struct {
 	After    uint64 // exclusive position: forward above it, backward below it
+	UpTo     uint64 // inclusive position at which a forward page ends; 0: the end
 	FromEnd  bool
 	Limit    int
 	MaxBytes int
@@ -236,6 +237,10 @@ func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 		position := q.After + 1
 		err := v.each(position, func(at uint64, value []byte) (bool, error) {
 			position = at
+			if q.UpTo > 0 && at > q.UpTo {
+				p.more = true
+				return false, nil
+			}
 			if p.full() || p.spent(see) {
 				return false, nil
 			}

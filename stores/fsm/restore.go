@@ -323,6 +323,9 @@ func (c *RestoreChange) keys(a *applier, p *restoreState) (*api.Error, error) {
 		if k := page[i].Key; len(k) == 0 || len(k) > maxKey || k[0] == keyRestore {
 			return api.ErrRestoreRefused.With("%.40q… is not a key of a backup", k), nil
 		}
+		if refused, err := a.checkRestoredStream(&page[i]); refused != nil || err != nil {
+			return refused, err
+		}
 	}
 	var digests api.Digester
 	for i := range page {
@@ -348,7 +351,69 @@ func (c *RestoreChange) end(a *applier, p *restoreState) (*api.Error, error) {
 	case c.KeysDigest != p.keysDigest:
 		return api.ErrRestoreRefused.With("the keys have the digest %x, the backup's are %x; this is not what was backed up, delete the store", p.keysDigest, c.KeysDigest), nil
 	}
+	if refused, err := a.checkRestoredKeys(); refused != nil || err != nil {
+		return refused, err
+	}
 	p.done = true
 	a.f.restoring.Store(restoringUnknown)
 	return nil, a.putRestore(p)
+}
+
+// checkRestoredStream refuses a stream's state that this program cannot read, or that says that more is gone than there is: it would be met as damage later.
+func (a *applier) checkRestoredStream(k *api.BackupKey) (*api.Error, error) {
+	if k.Key[0] != keyStream {
+		return nil, nil
+	}
+	name := string(k.Key[1:])
+	s, err := decodeStream(k.Value)
+	if err != nil {
+		return unreadable(k.Key), nil
+	}
+	h, err := a.head(name)
+	if err != nil {
+		return nil, err
+	}
+	if s.first > h.count || (s.deleted || s.tombstoned) && s.first != h.count {
+		return api.ErrRestoreRefused.With("stream %s has %d events, and its first one is said to be version %d; this is no backup of one store, delete the store", name, h.count, s.first), nil
+	}
+	return nil, nil
+}
+
+// checkRestoredKeys refuses to end a restore with keys that this program cannot read: those of a newer version, or of a file that was made up.
+func (a *applier) checkRestoredKeys() (refused *api.Error, err error) {
+	v, err := a.view(true)
+	if err != nil {
+		return nil, err
+	}
+	err = v.scan("", "", func(key string, sealed []byte) (bool, error) {
+		if _, err := unseal([]byte(key), sealed); err != nil {
+			return false, err
+		}
+		fits := true
+		switch key[0] {
+		case keyRestore, keyStream: // streams were looked at when they came
+		case keySnapshot:
+			fits = len(key) > len(snapshotPrefix(""))+8
+			if fits {
+				_, err := decodeSnapshot(key, sealed)
+				fits = err == nil
+			}
+		case keySubscription, keyProgress:
+			s, err := v.subscription(key[1:])
+			fits = err == nil && s != nil
+		case keyParked:
+			fits = len(key) > 1+1+8 && key[len(key)-9] == 0
+		default:
+			fits = false
+		}
+		if !fits {
+			refused = unreadable([]byte(key))
+		}
+		return fits, nil
+	})
+	return refused, err
+}
+
+func unreadable(key []byte) *api.Error {
+	return api.ErrRestoreRefused.With("the backup's key %.40q cannot be read; was it made by a newer version? upgrade this cluster, delete the store and restore again", key)
 }

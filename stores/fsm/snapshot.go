@@ -177,6 +177,7 @@ func (f *FSM) reopen(path string) error {
 		f.active, f.frozen, f.dirty = nil, nil, false
 		f.pending.Store(0)
 		f.held.Store(0)
+		f.restoring.Store(restoringUnknown) // before anybody sees the state
 		f.announce(file.st)
 		f.sweep.cuts.Add(1)
 		f.mu.Unlock()
@@ -227,7 +228,6 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := f.reopen(tmp); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	f.restoring.Store(restoringUnknown)
 	return f.hook("restored")
 }
 
