@@ -40,11 +40,13 @@ func ask[T any, P interface {
 // Backup writes the whole store to w while it is in use: its state right behind one event, whose position the summary has, with every write that was acknowledged before
 // the backup began. OpenBackup reads what it writes.
 func (s *Store) Backup(ctx context.Context, w io.Writer, o BackupOptions) (*BackupSummary, error) {
-	record, err := s.client.StoreRecord(ctx, s.name)
+	first, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	record, err := s.client.StoreRecord(first, s.name)
 	if err != nil {
 		return nil, err
 	}
-	cluster, err := s.client.ClusterInfo(ctx)
+	cluster, err := s.client.ClusterInfo(first)
 	if err != nil {
 		return nil, err
 	}

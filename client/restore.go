@@ -26,9 +26,11 @@ type RestoreOptions struct {
 //
 // Events keep positions, versions, ids and times. Nothing is published as a live event.
 func (c *Client) Restore(ctx context.Context, store string, b *Backup, o RestoreOptions) error {
-	_, err := c.StoreRecord(ctx, store)
+	first, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	_, err := c.StoreRecord(first, store)
 	if errors.Is(err, api.ErrConfigNotFound) {
-		_, err = c.CreateStore(ctx, store, api.ConfigPutRequest{Options: &b.Header.Options})
+		_, err = c.CreateStore(first, store, api.ConfigPutRequest{Options: &b.Header.Options})
 	}
 	if err != nil {
 		return err

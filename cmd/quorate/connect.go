@@ -83,6 +83,14 @@ func (f *clientFlags) with(e *env, fn func(ctx context.Context, c *client.Client
 	return fn(ctx, c)
 }
 
+// answers reports, within the time limit, why a store cannot be read. What follows may take as long as there are events, and a client tries for ever.
+func (f *clientFlags) answers(e *env, s *client.Store) error {
+	ctx, cancel := context.WithTimeout(e.ctx, f.Timeout)
+	defer cancel()
+	_, err := s.Info(ctx)
+	return err
+}
+
 // print writes v as JSON, or calls table for people.
 func (f *clientFlags) print(e *env, v any, table func(w *tabwriter.Writer)) error {
 	if f.JSON {

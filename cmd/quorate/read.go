@@ -48,6 +48,11 @@ func (c *readCmd) Run(e *env) error {
 		o.From = *c.From
 	}
 	st := cl.Store(c.Store)
+	if c.Consistency != api.Local {
+		if err := c.answers(e, st); err != nil {
+			return err
+		}
+	}
 	events := st.ReadAll(e.ctx, o)
 	if c.Stream != "" {
 		events = st.ReadStream(e.ctx, c.Stream, o)

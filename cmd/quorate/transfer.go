@@ -36,6 +36,9 @@ func (c *exportCmd) Run(e *env) (err error) {
 		defer file.Close()
 		out = file
 	}
+	if err := c.answers(e, cl.Store(c.Store)); err != nil {
+		return err
+	}
 	w := bufio.NewWriterSize(out, 1<<20)
 	n, position := 0, c.After
 	for event, err := range cl.Store(c.Store).ReadAll(e.ctx, client.ReadOptions{From: c.After, PageSize: 2000}) {
