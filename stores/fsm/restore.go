@@ -399,8 +399,10 @@ func (a *applier) checkRestoredKeys() (refused *api.Error, err error) {
 				fits = err == nil
 			}
 		case keySubscription, keyProgress:
-			s, err := v.subscription(key[1:])
-			fits = err == nil && s != nil
+			if len(key) > 1 { // without a name it is the last id that was given
+				s, err := v.subscription(key[1:])
+				fits = err == nil && s != nil
+			}
 		case keyParked:
 			fits = len(key) > 1+1+8 && key[len(key)-9] == 0
 		default:
