@@ -25,6 +25,7 @@ type appendCmd struct {
 	ID              string   `name:"id" help:"The event's id; drawn when left out."`
 	Tag             []string `help:"A tag; repeat for more." placeholder:"T"`
 	Metadata        string   `help:"A JSON object."`
+	Condition       []string `help:"What must hold besides, as subjects.md has it, such as {\"stream\":\"audit\",\"version\":3}; repeat for more. Not with --ndjson." sep:"none" placeholder:"JSON"`
 	NDJSON          bool     `name:"ndjson" help:"Read one event a line from standard input: {\"stream\":…,\"type\":…,\"data\":…,\"id\":…,\"tags\":…,\"metadata\":…}."`
 }
 
@@ -33,6 +34,9 @@ func (c *appendCmd) Run(e *env) error {
 	if c.NDJSON {
 		if c.Type != "" {
 			return usagef("with --ndjson every line says its type; leave TYPE and DATA out")
+		}
+		if len(c.Condition) > 0 {
+			return usagef("--condition is about one append, and --ndjson makes many")
 		}
 		return c.importLines(e)
 	}
@@ -43,8 +47,14 @@ func (c *appendCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	conditions := make([]api.Condition, len(c.Condition))
+	for i, text := range c.Condition {
+		if err := api.Unmarshal([]byte(text), &conditions[i]); err != nil {
+			return usagef("--condition %s: %s", text, err.Description)
+		}
+	}
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		res, err := cl.Store(c.Store).Append(ctx, c.Stream, []api.NewEvent{event}, c.ExpectedVersion)
+		res, err := cl.Store(c.Store).Append(ctx, c.Stream, []api.NewEvent{event}, c.ExpectedVersion, conditions...)
 		if err != nil {
 			return err
 		}

@@ -12,15 +12,17 @@ import (
 
 type readCmd struct {
 	clientFlags
-	Store       string   `arg:""`
-	Stream      string   `arg:"" optional:"" help:"Left out: the whole store, in position order."`
-	From        *uint64  `help:"First version of the stream; of the whole store: the position after which to begin." placeholder:"N"`
-	Backward    bool     `help:"Newest first."`
-	Limit       int      `help:"How many events at most; 0: all." default:"0"`
-	Type        []string `help:"Only events of this type; repeat for more." placeholder:"T"`
-	Tag         []string `help:"Only events with this tag; repeated: with all of them." placeholder:"T"`
-	Follow      bool     `help:"Go on with events as they come." short:"f"`
-	Consistency string   `help:"linearizable or local." enum:"linearizable,local" default:"linearizable"`
+	Store        string   `arg:""`
+	Stream       string   `arg:"" optional:"" help:"Left out: the whole store, in position order."`
+	From         *uint64  `help:"First version of the stream; of the whole store: the position after which to begin." placeholder:"N"`
+	Backward     bool     `help:"Newest first."`
+	Limit        int      `help:"How many events at most; 0: all." default:"0"`
+	Type         []string `help:"Only events of this type; repeat for more." placeholder:"T"`
+	Tag          []string `help:"Only events with this tag; repeated: with all of them." placeholder:"T"`
+	TypePrefix   []string `help:"Of the whole store: only events whose type begins so; repeat for more." placeholder:"P"`
+	StreamPrefix []string `help:"Of the whole store: only events of streams whose names begin so; repeat for more." placeholder:"P"`
+	Follow       bool     `help:"Go on with events as they come." short:"f"`
+	Consistency  string   `help:"linearizable or local." enum:"linearizable,local" default:"linearizable"`
 }
 
 // Run prints events, one a line. In the whole store --type and --tag are a query; in one stream they are looked at here, after reading.
@@ -37,9 +39,12 @@ func (c *readCmd) Run(e *env) error {
 	}
 	defer done()
 	o := client.ReadOptions{Backward: c.Backward, FromEnd: c.From == nil, Follow: c.Follow, Consistency: c.Consistency}
-	filtered := len(c.Type) > 0 || len(c.Tag) > 0
+	if c.Stream != "" && len(c.TypePrefix)+len(c.StreamPrefix) > 0 {
+		return usagef("--type-prefix and --stream-prefix are about the whole store; leave STREAM out")
+	}
+	filtered := len(c.Type)+len(c.Tag)+len(c.TypePrefix)+len(c.StreamPrefix) > 0
 	if filtered && c.Stream == "" {
-		o.Query = &api.Query{Items: []api.QueryItem{{Types: c.Type, Tags: c.Tag}}}
+		o.Query = &api.Query{Items: []api.QueryItem{{Types: c.Type, TypePrefixes: c.TypePrefix, Tags: c.Tag, StreamPrefixes: c.StreamPrefix}}}
 	}
 	if !filtered || o.Query != nil {
 		o.Limit = c.Limit
@@ -79,6 +84,9 @@ func (c *readCmd) Run(e *env) error {
 }
 
 func (c *readCmd) wanted(event *api.Event) bool {
+	if c.Stream == "" {
+		return true // the query has chosen
+	}
 	if len(c.Type) > 0 && !slices.Contains(c.Type, event.Type) {
 		return false
 	}

@@ -12,13 +12,42 @@ import (
 )
 
 type streamCmd struct {
+	List     streamListCmd     `cmd:"" help:"List streams in name order."`
 	Info     streamInfoCmd     `cmd:"" help:"What there is of a stream beside its events: first and last version, limits, metadata."`
 	Delete   streamDeleteCmd   `cmd:"" help:"Delete a stream; an append brings it back at the next version. --hard: for ever."`
 	Truncate streamTruncateCmd `cmd:"" help:"Cut off the events below a version."`
 	Metadata streamMetadataCmd `cmd:"" help:"Replace a stream's limits and metadata; what is left out is no limit."`
 }
 
-// streamFlags are what every subcommand takes.
+type streamListCmd struct {
+	clientFlags
+	Store string `arg:""`
+	Begin string `help:"Only names that begin so." placeholder:"TEXT"`
+	Limit int    `help:"How many at most; 0: all." default:"0"`
+}
+
+// Run prints as it reads: there may be many.
+func (c *streamListCmd) Run(e *env) error {
+	return c.with(e, func(ctx context.Context, cl *client.Client) error {
+		n := 0
+		for s, err := range cl.Store(c.Store).Streams(ctx, c.Begin) {
+			if err != nil {
+				return err
+			}
+			if c.JSON {
+				err = printJSON(e, s)
+			} else {
+				_, err = fmt.Fprintf(e.stdout, "%s  %d events, version %d\n", s.Name, s.Events, s.Version)
+			}
+			if n++; err != nil || n == c.Limit {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// streamFlags are what the other subcommands take.
 type streamFlags struct {
 	clientFlags
 	Store  string `arg:""`
