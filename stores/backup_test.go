@@ -13,7 +13,7 @@ import (
 
 // TestKeySets: keys that do not fit on one page are kept as of one moment, in a file that has no name, until the set's time is over, there are too many sets or the store is closed.
 func TestKeySets(t *testing.T) {
-	m, s := soleStore(t, nil)
+	m, s := openLone(t, Config{})
 	put := func(n int, text string) {
 		t.Helper()
 		if err := appendTo(s, "a", fmt.Sprint("e", n), 1); err != nil {

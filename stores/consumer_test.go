@@ -9,37 +9,7 @@ import (
 	"time"
 
 	"github.com/quorate/quorate/api"
-	"github.com/quorate/quorate/raftnode"
 )
-
-// openLone opens a store of one replica, which serves when it returns.
-func openLone(t *testing.T, push Pusher) (*Manager, *Store) {
-	t.Helper()
-	dir := t.TempDir()
-	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { identity.Close() })
-	node, err := raftnode.Open(raftnode.Config{
-		Identity: identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c" },
-		Resolve: func(string) (string, error) { return "", errors.New("there is no other member") },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { node.Close() })
-	m := NewManager(Config{Node: node, Dir: dir, OnFatal: func(err error) { t.Error(err) }, Push: push})
-	t.Cleanup(func() { m.Close() })
-	s, err := m.Open(Spec{Name: "orders", ID: 1, Incarnation: 1, Members: []string{identity.ServerID()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.WaitLeadership(t.Context(), func(l raftnode.Leadership) bool { return l.Role == raftnode.Serving }); err != nil {
-		t.Fatal(err)
-	}
-	return m, s
-}
 
 // answers counts that every request is answered once.
 type answers struct{ asked, answered atomic.Int64 }
@@ -66,7 +36,7 @@ func ask[T any](a *answers, begin func(done Done) *api.Error) (reply *T, refused
 
 // Many consumers, writers, and somebody who deletes and creates another subscription: every request is answered once, and every event is acknowledged once.
 func TestConsumersShareAStore(t *testing.T) {
-	m, s := openLone(t, nil)
+	m, s := openLone(t, Config{})
 	var a answers
 	config := api.SubscriptionConfig{MaxInFlight: 20}
 	if err := config.Complete(""); err != nil {
@@ -173,7 +143,7 @@ func (p *pushed) Push(_ *Store, _ string, _ *api.SubscriptionConfig, e *api.Deli
 // Nothing is pushed, and so nothing tried in vain, while nobody listens; and the store can rest meanwhile.
 func TestPushWaitsForSomebody(t *testing.T) {
 	p := &pushed{events: make(chan api.DeliveredEvent, 10)}
-	_, s := openLone(t, p)
+	_, s := openLone(t, Config{Push: p})
 	var a answers
 	config := api.SubscriptionConfig{DeliverSubject: "out", AckWaitMS: 1, MaxAttempts: 1}
 	if err := config.Complete(""); err != nil {

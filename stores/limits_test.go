@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/quorate/quorate/api"
-	"github.com/quorate/quorate/raftnode"
 )
 
 // clock is a time that only the test moves.
@@ -30,35 +29,6 @@ func (c *clock) move(d time.Duration) {
 	c.at = c.at.Add(d)
 }
 
-// soleStore opens a store whose only member is this node, which leads it.
-func soleStore(t *testing.T, now func() time.Time) (*Manager, *Store) {
-	t.Helper()
-	dir := t.TempDir()
-	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { identity.Close() })
-	node, err := raftnode.Open(raftnode.Config{
-		Identity: identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c" },
-		Resolve: func(string) (string, error) { return "", errors.New("there is no other member") },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { node.Close() })
-	m := NewManager(Config{Node: node, Dir: dir, OnFatal: func(err error) { t.Error(err) }, Now: now})
-	t.Cleanup(func() { m.Close() })
-	s, err := m.Open(Spec{Name: "orders", ID: 1, Incarnation: 1, Members: []string{identity.ServerID()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.WaitLeadership(t.Context(), func(l raftnode.Leadership) bool { return l.Role == raftnode.Serving }); err != nil {
-		t.Fatal(err)
-	}
-	return m, s
-}
-
 // appendTo appends an event with so many bytes of data; id may be empty.
 func appendTo(s *Store, stream, id string, bytes int) *api.Error {
 	_, err := s.Append(&Append{Stream: stream, Expected: api.ExpectAny, Events: []api.NewEvent{{ID: id, Type: "T", DataBase64: make([]byte, bytes)}}})
@@ -67,7 +37,7 @@ func appendTo(s *Store, stream, id string, bytes int) *api.Error {
 
 // TestLimits: every limit refuses what is beyond it with an error that names it, its value and what to do, takes what is within it, and writes nothing of what it refuses.
 func TestLimits(t *testing.T) {
-	_, s := soleStore(t, nil)
+	_, s := openLone(t, Config{})
 	three := func() *api.Error {
 		_, err := s.Append(&Append{Stream: "a", Expected: api.ExpectAny, Events: []api.NewEvent{{Type: "T", Data: []byte("11")}, {Type: "T", Data: []byte("22")}, {Type: "T", Data: []byte("33")}}})
 		return err
@@ -106,7 +76,7 @@ func TestLimits(t *testing.T) {
 
 // TestLimitsAndRetries: an append that was taken is still answered with its first result when it comes again after the store became full, or its limits lower.
 func TestLimitsAndRetries(t *testing.T) {
-	_, s := soleStore(t, nil)
+	_, s := openLone(t, Config{})
 	if err := appendTo(s, "a", "id-1", 100); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +91,7 @@ func TestLimitsAndRetries(t *testing.T) {
 
 // TestStreamLimitIsExact: of many appends at once, each to a stream of its own, exactly as many succeed as the limit has room for; those to one stream count once.
 func TestStreamLimitIsExact(t *testing.T) {
-	_, s := soleStore(t, nil)
+	_, s := openLone(t, Config{})
 	s.SetLimits(api.Limits{MaxStreams: 20})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -154,7 +124,7 @@ func TestStreamLimitIsExact(t *testing.T) {
 // TestRate: a bucket's worth of appends goes at once, the next is told how long to wait, and after that wait it goes.
 func TestRate(t *testing.T) {
 	c := &clock{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	_, s := soleStore(t, c.now)
+	_, s := openLone(t, Config{Now: c.now})
 	s.SetLimits(api.Limits{MaxAppendsPerSecond: 5})
 	for round := range 3 {
 		for i := range 5 {

@@ -1,7 +1,6 @@
 package stores
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -9,14 +8,13 @@ import (
 	"time"
 
 	"github.com/quorate/quorate/api"
-	"github.com/quorate/quorate/raftnode"
 )
 
 // TestTend: events that are too old are gone for readers at once, then for good by the leader's expiry, and then their space is given back; what is not too old stays.
 func TestTend(t *testing.T) {
 	var clock atomic.Int64
 	clock.Store(1_800_000_000)
-	s := oneStore(t, Config{Now: func() time.Time { return time.Unix(clock.Load(), 0) }})
+	_, s := openLone(t, Config{Now: func() time.Time { return time.Unix(clock.Load(), 0) }})
 	set := func(stream string, r api.StreamMetadataRequest) {
 		t.Helper()
 		setMetadata(t, s, stream, r)
@@ -87,36 +85,6 @@ func TestTend(t *testing.T) {
 	}
 }
 
-// oneStore opens a store with one member, which leads.
-func oneStore(t *testing.T, cfg Config) *Store {
-	t.Helper()
-	dir := t.TempDir()
-	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { identity.Close() })
-	node, err := raftnode.Open(raftnode.Config{
-		Identity: identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c" },
-		Resolve: func(string) (string, error) { return "", errors.New("there is no other member") },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { node.Close() })
-	cfg.Node, cfg.Dir, cfg.OnFatal = node, dir, func(err error) { t.Error(err) }
-	m := NewManager(cfg)
-	t.Cleanup(func() { m.Close() })
-	s, err := m.Open(Spec{Name: "orders", ID: 1, Incarnation: 1, Members: []string{identity.ServerID()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.WaitLeadership(t.Context(), func(l raftnode.Leadership) bool { return l.Role == raftnode.Serving }); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 func setMetadata(t *testing.T, s *Store, stream string, r api.StreamMetadataRequest) {
 	t.Helper()
 	done := make(chan *api.Error, 1)
@@ -131,7 +99,7 @@ func setMetadata(t *testing.T, s *Store, stream string, r api.StreamMetadataRequ
 // TestLiveEventsAreThoseAppended: what an append itself makes gone, by a maximal count, is published all the same, each event once.
 func TestLiveEventsAreThoseAppended(t *testing.T) {
 	published := make(chan api.Event, 100)
-	s := oneStore(t, Config{OnCommitted: func(_ *Store, events []api.Event) {
+	_, s := openLone(t, Config{OnCommitted: func(_ *Store, events []api.Event) {
 		for _, e := range events {
 			published <- e
 		}
