@@ -40,6 +40,7 @@ func (m *counter) WaitApplied(ctx context.Context, index uint64) error {
 func (m *counter) OpenSnapshot() (uint64, uint64, int64, io.ReadCloser, error) {
 	return 0, 0, 0, nil, io.EOF
 }
+func (m *counter) Bytes() (int64, error)               { return 0, nil }
 func (m *counter) Snapshot() (raft.FSMSnapshot, error) { return markerOnly{}, nil }
 func (m *counter) Restore(rc io.ReadCloser) error      { return rc.Close() }
 

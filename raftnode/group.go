@@ -27,6 +27,8 @@ type Machine interface {
 	WaitApplied(ctx context.Context, index uint64) error
 	// OpenSnapshot streams one consistent state, at or after the entries applied when it is called. size is exact.
 	OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser, err error)
+	// Bytes returns about how many bytes the state takes: what it would cost to send it.
+	Bytes() (int64, error)
 }
 
 // GroupConfig opens a Group.
@@ -54,6 +56,7 @@ type Group struct {
 	log     *slog.Logger
 
 	snapshots *snapshotStore
+	growth    growth
 	members   atomic.Pointer[[]string] // server ids of the voters
 	watched   []string                 // those given to the detector
 	nudged    atomic.Int64             // when raft was last made to look at its followers, in Unix nanoseconds
@@ -97,7 +100,7 @@ func (g *Group) enter() bool {
 	return true
 }
 
-// trailingLogs are kept behind a snapshot so that a follower that was away for a moment needs no copy of the state.
+// trailingLogs are kept behind a snapshot at most, so that a follower that was away for a moment needs no copy of the state; see compact for large ones.
 const (
 	trailingLogs      = 8192
 	snapshotThreshold = 8192
@@ -164,7 +167,7 @@ func (g *Group) open() (err error) {
 	conf.NotifyCh = notify
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
-		machine := &groupMachine{Machine: g.machine, log: g.store, snapshots: snapshots, applied: g.applied}
+		machine := &groupMachine{Machine: g.machine, log: g.store, snapshots: snapshots, applied: g.applied, grew: g.grew}
 		g.raft, err = raft.NewRaft(conf, machine, g.logs, g.store, snapshots, &boundedTransport{trans, g.store})
 	}
 	if err != nil {

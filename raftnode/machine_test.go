@@ -121,6 +121,14 @@ func (m *lines) OpenSnapshot() (index, term uint64, size int64, rc io.ReadCloser
 	return m.state.Index, m.state.Term, int64(len(raw)), io.NopCloser(bytes.NewReader(raw)), nil
 }
 
+// Bytes returns the length of the lines.
+func (m *lines) Bytes() (n int64, err error) {
+	for _, l := range m.all() {
+		n += int64(len(l))
+	}
+	return n, nil
+}
+
 func (m *lines) Snapshot() (raft.FSMSnapshot, error) { return markerOnly{}, nil }
 
 type markerOnly struct{}

@@ -198,6 +198,7 @@ type sink struct {
 	store  *snapshotStore
 	marker *marker
 	file   *os.File
+	closed bool
 }
 
 func (k *sink) ID() string { return k.marker.id() }
@@ -215,7 +216,12 @@ func (k *sink) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Close makes it the newest snapshot. The machine's Persist does it, and then raft once more.
 func (k *sink) Close() error {
+	if k.closed {
+		return nil
+	}
+	k.closed = true
 	if k.file == nil {
 		return k.store.write(k.marker)
 	}
@@ -248,6 +254,7 @@ type groupMachine struct {
 	log       wal.Store
 	snapshots *snapshotStore
 	applied   func(last *raft.Log)
+	grew      func(logs []*raft.Log)
 }
 
 func (m *groupMachine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
@@ -261,10 +268,11 @@ func (m *groupMachine) ApplyBatch(logs []*raft.Log) []any {
 	}
 	results := m.Machine.ApplyBatch(logs)
 	m.applied(logs[len(logs)-1])
+	m.grew(logs)
 	return results
 }
 
-// Snapshot notes what is synced by it. raft goes on to apply entries before it asks for the marker, and those are in memory only: a marker that counted them would
+// Snapshot notes what is synced once it is persisted. raft goes on to apply entries before it asks for the marker, and those may be in memory only: a marker that counted them would
 // say after a crash that the state was lost.
 func (m *groupMachine) Snapshot() (raft.FSMSnapshot, error) {
 	snapshot, err := m.Machine.Snapshot()

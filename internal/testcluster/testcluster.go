@@ -115,7 +115,7 @@ func Small(t testing.TB) string {
 	t.Helper()
 	small.once.Do(func() {
 		small.path = BinaryWith(t,
-			Edit{"raftnode/wal/segments.go", "defaultSegmentSize = 32 << 20", "defaultSegmentSize = 128 << 10"},
+			Edit{"raftnode/wal/segments.go", "defaultSegmentSize = 8 << 20", "defaultSegmentSize = 128 << 10"},
 			Edit{"raftnode/group.go", "trailingLogs      = 8192", "trailingLogs      = 16"},
 			Edit{"raftnode/group.go", "snapshotThreshold = 8192", "snapshotThreshold = 32"},
 			Edit{"raftnode/group.go", "snapshotInterval  = 30 * time.Second", "snapshotInterval  = 300 * time.Millisecond"},

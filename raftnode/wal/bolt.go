@@ -35,7 +35,7 @@ type Config struct {
 	// a node that lost its log must not vote again under its old id.
 	MustExist bool
 
-	// SegmentSize is the size of a segment file in bytes, for OpenSegments; default 32 MiB. Larger ones let more entries be cut before their segment
+	// SegmentSize is the size of a segment file in bytes, for OpenSegments; default 8 MiB. Larger ones let more entries be cut before their segment
 	// is settled, and take longer to read at start.
 	SegmentSize int64
 

@@ -14,9 +14,11 @@ import (
 )
 
 const (
-	defaultSegmentSize = 32 << 20
-	// maxFull is how many full segments may wait to be settled; then writers wait.
-	maxFull = 4
+	defaultSegmentSize = 8 << 20
+	// Full segments rest until there are more than maxResting: most of their entries have then been cut by raft, and need not be moved. When maxFull wait to be
+	// settled, writers wait.
+	maxResting = 2
+	maxFull    = 10
 )
 
 // Keys in the bbolt file's meta bucket.

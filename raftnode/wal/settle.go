@@ -18,7 +18,7 @@ func (l *SegmentLog) settle() {
 	defer l.settler.Done()
 	for {
 		l.fullMu.Lock()
-		for len(l.full) == 0 && !l.stop {
+		for len(l.full) <= maxResting && !l.stop {
 			l.drained.Wait()
 		}
 		if l.stop {

@@ -275,19 +275,24 @@ func (f *FSM) announce(st state) {
 	f.moved = make(chan struct{})
 }
 
-// Snapshot syncs the state and returns a marker: raft may then cut its log up to here. A replica that failed takes none.
+// Snapshot returns a marker that says, once it is persisted, that the state is synced: raft may then cut its log up to here. A replica that failed takes none.
 func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
-	if err := f.Flush(); err != nil {
-		return nil, err
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return snapshotMarker{}, f.failed
+	return snapshotMarker{f}, f.failed
 }
 
-type snapshotMarker struct{}
+// snapshotMarker is a snapshot of what was applied when it was made, or more.
+type snapshotMarker struct{ f *FSM }
 
-func (snapshotMarker) Persist(sink raft.SnapshotSink) error { return sink.Close() }
-func (snapshotMarker) Release()                             {}
+// Persist syncs the state. raft calls it while it goes on to apply entries.
+func (m snapshotMarker) Persist(sink raft.SnapshotSink) error {
+	if err := m.f.Flush(); err != nil {
+		return err
+	}
+	return sink.Close()
+}
+
+func (snapshotMarker) Release() {}
 
 var _ io.Closer = (*FSM)(nil)
