@@ -548,7 +548,10 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	if _, err := p.AppendEntries(appendOf("n1~a", 1, nil), new(raft.AppendEntriesResponse)); err != nil {
 		t.Fatal(err)
 	}
-	go left.InstallSnapshot("n2~b", "n2~b", &raft.InstallSnapshotRequest{RPCHeader: ownHeader(), Size: 1 << 30}, new(raft.InstallSnapshotResponse), zeros(1<<30)) // ends with the transport
+	sent := make(chan error, 1)
+	go func() { // ends with the transport
+		sent <- left.InstallSnapshot("n2~b", "n2~b", &raft.InstallSnapshotRequest{RPCHeader: ownHeader(), Size: 1 << 30}, new(raft.InstallSnapshotResponse), zeros(1<<30))
+	}()
 	snapshot := <-hold.Consumer()
 	if snapshot.Reader == nil {
 		snapshot = <-hold.Consumer()
@@ -565,6 +568,9 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 		if err := tr.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := <-sent; err == nil { // it counts until it has returned to its caller, who is no part of the transport
+		t.Error("a snapshot that was cut off is said to be installed")
 	}
 	for _, tr := range ts {
 		if s := tr.Stats(); s.Connections != 0 || s.Snapshots != 0 || s.Inbound != 0 {
