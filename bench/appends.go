@@ -63,6 +63,8 @@ func (b *bench) together(ctx context.Context) {
 	for _, k := range appendCases {
 		rows = append(rows, appendRow(topicAppends, k.clients, k.stores, k.size))
 	}
+	floors := []*result{floorRow(1), floorRow(64)}
+	rows = append(rows, floors...)
 	read := newReadRows(b.events)
 	if !b.wanted(append(read.all(), rows...)...) {
 		return
@@ -80,8 +82,28 @@ func (b *bench) together(ctx context.Context) {
 			})
 		}
 	}
+	for i, clients := range []int{1, 64} {
+		b.floor(ctx, floors[i], clients)
+	}
 	b.reading(ctx, read)
 	b.stop()
+}
+
+// floorRow is a row about what an append cannot be cheaper than.
+func floorRow(clients int) *result {
+	return newResult(topicAppends, fmt.Sprintf("%s, the floor: requests that another node answers at once", count(clients, "client")), "answers/s").
+		note("256 bytes to a node that is not the client's, and a reply: what NATS costs an append to a leader elsewhere, without Raft, log, and state; the service's own PING")
+}
+
+// floor measures what NATS and the machine alone cost.
+func (b *bench) floor(ctx context.Context, row *result, clients int) {
+	for _, s := range b.systems {
+		if q, ok := s.(*quorate); ok {
+			b.measure(ctx, []system{floor{q}}, row, func(s system) (float64, error) {
+				return load(ctx, s, row, clients, 0, 1, 256, b.slice)
+			})
+		}
+	}
 }
 
 // load runs clients, each with one request under way, over the stores from first on, and returns acknowledged appends a second. Errors are counted in the row.

@@ -147,6 +147,60 @@ func (c *quorateClient) append(ctx context.Context, store, writer int, payload [
 	return err
 }
 
+// floor is Quorate with clients that send what they would append to a node other than theirs, where the library that speaks NATS answers by itself.
+type floor struct{ *quorate }
+
+func (f floor) client(node int) (client, error) {
+	nc, err := connect("nats://" + f.addr(node, 0))
+	if err != nil {
+		return nil, err
+	}
+	id, err := instanceOf(nc, fmt.Sprintf("n%d", (node+1)%3+1))
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &floorClient{quorateClient{nc}, "$SRV.PING.quorate." + id}, nil
+}
+
+// instanceOf returns the id of a node's service.
+func instanceOf(nc *nats.Conn, node string) (string, error) {
+	sub, err := nc.SubscribeSync(nc.NewInbox())
+	if err != nil {
+		return "", err
+	}
+	defer sub.Unsubscribe()
+	if err := nc.PublishRequest("$SRV.PING.quorate", sub.Subject, nil); err != nil {
+		return "", err
+	}
+	for {
+		m, err := sub.NextMsg(5 * time.Second)
+		if err != nil {
+			return "", fmt.Errorf("ask for the service of node %s: %w", node, err)
+		}
+		var pong struct {
+			ID       string            `json:"id"`
+			Metadata map[string]string `json:"metadata"`
+		}
+		if err := json.Unmarshal(m.Data, &pong); err != nil {
+			return "", err
+		}
+		if pong.Metadata["node"] == node {
+			return pong.ID, nil
+		}
+	}
+}
+
+type floorClient struct {
+	quorateClient
+	subject string
+}
+
+func (c *floorClient) append(ctx context.Context, _, _ int, payload []byte) error {
+	_, err := c.nc.RequestWithContext(ctx, c.subject, payload)
+	return err
+}
+
 func (q *quorate) noFill() error { return nil }
 
 // fill sends a thousand events an append, each append to the next of a thousand streams, eight at once.
