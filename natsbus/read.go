@@ -29,98 +29,57 @@ func (b *Bus) onRead(m micro.Request) {
 	})
 }
 
+// storeReads are the verbs of reads of a store, and how each is answered.
+var storeReads = map[string]func(*Bus, *request){
+	"stream":        namedRead((*stores.Store).ReadStream, func(q *api.ReadStreamRequest) int { return q.WaitMS }),
+	"all":           plainRead((*stores.Store).ReadAll, func(q *api.ReadAllRequest) int { return q.WaitMS }),
+	"query":         plainRead((*stores.Store).ReadAll, func(q *api.ReadAllRequest) int { return q.WaitMS }),
+	"streams":       plainRead((*stores.Store).Streams, nil),
+	"metadata":      namedRead((*stores.Store).StreamState, nil),
+	"snapshot":      namedRead((*stores.Store).Snapshot, nil),
+	"snapshots":     namedRead((*stores.Store).Snapshots, nil),
+	"subscription":  namedRead((*stores.Store).Subscription, nil),
+	"subscriptions": plainRead((*stores.Store).Subscriptions, nil),
+	"parked":        namedRead((*stores.Store).Parked, nil),
+	"backup":        plainRead((*stores.Store).BackupEvents, nil),
+	"backup_keys":   plainRead((*stores.Store).BackupKeys, nil),
+}
+
 func (b *Bus) readStore(r *request) {
-	name := r.subject.Name
-	switch r.subject.Verb {
-	case "stream":
-		var q api.ReadStreamRequest
-		if s, ctx, cancel := b.openRead(r, &q, func() int { return q.WaitMS }); s != nil {
-			defer cancel()
-			v, err := s.ReadStream(ctx, name, q)
-			r.answer(v, err)
-		}
-	case "snapshot":
-		var q api.SnapshotRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.Snapshot(ctx, name, q)
-			r.answer(v, err)
-		}
-	case "snapshots":
-		var q api.SnapshotsRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.Snapshots(ctx, name, q)
-			r.answer(v, err)
-		}
-	case "metadata":
-		var q api.StreamStateRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.StreamState(ctx, name, q)
-			r.answer(v, err)
-		}
-	case "subscriptions":
-		var q api.ReadOptions
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.Subscriptions(ctx, q)
-			r.answer(v, err)
-		}
-	case "subscription":
-		var q api.ReadOptions
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.Subscription(ctx, name, q)
-			r.answer(v, err)
-		}
-	case "parked":
-		var q api.ParkedRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.Parked(ctx, name, q)
-			r.answer(v, err)
-		}
-	case "all", "query":
-		var q api.ReadAllRequest
-		if s, ctx, cancel := b.openRead(r, &q, func() int { return q.WaitMS }); s != nil {
-			defer cancel()
-			v, err := s.ReadAll(ctx, q)
-			r.answer(v, err)
-		}
-	case "backup":
-		var q api.BackupRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.BackupEvents(ctx, q)
-			r.answer(v, err)
-		}
-	case "backup_keys":
-		var q api.BackupKeysRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.BackupKeys(ctx, q)
-			r.answer(v, err)
-		}
-	case "streams":
-		var q api.StreamsRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
-			v, err := s.Streams(ctx, q)
-			r.answer(v, err)
-		}
-	case "info":
-		var q api.InfoRequest
-		if s, ctx, cancel := b.openRead(r, &q, nil); s != nil {
-			defer cancel()
+	switch read, ok := storeReads[r.subject.Verb]; {
+	case ok:
+		read(b, r)
+	case r.subject.Verb == "info": // it says which node has answered
+		plainRead(func(s *stores.Store, ctx context.Context, q api.InfoRequest) (*api.StoreInfoResponse, *api.Error) {
 			v, err := s.Info(ctx, q)
 			if err == nil {
 				v.Node = b.name
 			}
-			r.answer(v, err)
-		}
+			return v, err
+		}, nil)(b, r)
 	default:
 		r.fail(api.UnknownVerb(r.subject))
+	}
+}
+
+// plainRead answers a verb that takes no name. waitMS is how long the request asks to wait; nil: it cannot.
+func plainRead[Q, V any](read func(*stores.Store, context.Context, Q) (V, *api.Error), waitMS func(*Q) int) func(*Bus, *request) {
+	return namedRead(func(s *stores.Store, ctx context.Context, _ string, q Q) (V, *api.Error) { return read(s, ctx, q) }, waitMS)
+}
+
+// namedRead answers a verb with a name behind it.
+func namedRead[Q, V any](read func(*stores.Store, context.Context, string, Q) (V, *api.Error), waitMS func(*Q) int) func(*Bus, *request) {
+	return func(b *Bus, r *request) {
+		var q Q
+		wait := func() int { return 0 }
+		if waitMS != nil {
+			wait = func() int { return waitMS(&q) }
+		}
+		if s, ctx, cancel := b.openRead(r, &q, wait); s != nil {
+			defer cancel()
+			v, err := read(s, ctx, r.subject.Name, q)
+			r.answer(v, err)
+		}
 	}
 }
 
@@ -132,10 +91,7 @@ func (b *Bus) openRead(r *request, into any, waitMS func() int) (*stores.Store, 
 	if !r.decode(into) {
 		return nil, nil, nil
 	}
-	limit := readTimeout
-	if waitMS != nil {
-		limit += time.Duration(min(max(waitMS(), 0), api.MaxWait)) * time.Millisecond
-	}
+	limit := readTimeout + time.Duration(min(max(waitMS(), 0), api.MaxWait))*time.Millisecond
 	ctx, cancel := context.WithTimeout(b.ctx, limit)
 	s, err := b.store(ctx, r.subject.Store)
 	if err != nil {
