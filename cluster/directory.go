@@ -43,7 +43,8 @@ type Config struct {
 // Times of hellos.
 const (
 	helloForming = 100 * time.Millisecond
-	helloFormed  = 500 * time.Millisecond
+	helloMissing = 500 * time.Millisecond // while a member is not heard: one that starts waits for ours
+	helloFormed  = time.Second
 	downAfter    = 3 * time.Second // without a hello a node counts as down
 )
 
@@ -155,10 +156,7 @@ func (d *Directory) run(ctx context.Context, heard <-chan struct{}) {
 		d.decide()
 		d.send(d.hello())
 		d.age()
-		pause := time.NewTimer(helloFormed)
-		if !d.IsFormed() {
-			pause.Reset(helloForming)
-		}
+		pause := time.NewTimer(d.pace())
 		select {
 		case <-heard:
 		case <-pause.C:
@@ -168,6 +166,21 @@ func (d *Directory) run(ctx context.Context, heard <-chan struct{}) {
 		}
 		pause.Stop()
 	}
+}
+
+// pace is how long the next hello may wait.
+func (d *Directory) pace() time.Duration {
+	if !d.IsFormed() {
+		return helloForming
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range d.disk.Plan.Members {
+		if id != d.cfg.ServerID && !d.seen[id].up {
+			return helloMissing
+		}
+	}
+	return helloFormed
 }
 
 // hear reports whether the hello says something new that should be acted on at once.
@@ -186,7 +199,7 @@ func (d *Directory) hear(h Hello) bool {
 	if !known || !old.up {
 		d.setUp(h.ServerID, true)
 	}
-	return !known || old.hello.State != h.State || !old.hello.Plan.equal(h.Plan)
+	return !known || !old.up || old.hello.State != h.State || !old.hello.Plan.equal(h.Plan)
 }
 
 func (d *Directory) setUp(serverID string, up bool) {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -363,5 +364,36 @@ func TestNodesSayWhatTheyCanApply(t *testing.T) {
 	c.start(t, b)
 	if kind, heard := c.Commands("c~1"); kind != 7 || !heard {
 		t.Errorf("itself: %d, %v", kind, heard)
+	}
+}
+
+func TestHellosAreSlowerWhenAllMembersAreHeard(t *testing.T) {
+	members := []string{"n1:a", "n2:b", "n3:c"}
+	d := &Directory{cfg: Config{ServerID: "n1:a", Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, seen: make(map[string]seen), formed: make(chan struct{})}
+	if got := d.pace(); got != helloForming {
+		t.Errorf("while the cluster forms: %v", got)
+	}
+	d.disk.Plan.Members = members
+	close(d.formed)
+	hello := func(id string) Hello { return Hello{ServerID: id, State: Formed} }
+	if !d.hear(hello("n2:b")) {
+		t.Error("the first hello of a node needs no answer")
+	}
+	if got := d.pace(); got != helloMissing {
+		t.Errorf("while n3 is not heard: %v", got)
+	}
+	d.hear(hello("n3:c"))
+	if got := d.pace(); got != helloFormed {
+		t.Errorf("when all are heard: %v", got)
+	}
+	if d.hear(hello("n3:c")) {
+		t.Error("a hello that says nothing new is to be answered")
+	}
+	d.setUp("n3:c", false)
+	if got := d.pace(); got != helloMissing {
+		t.Errorf("while n3 is down: %v", got)
+	}
+	if !d.hear(hello("n3:c")) {
+		t.Error("a node that is back waits for our hello")
 	}
 }

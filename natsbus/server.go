@@ -56,6 +56,7 @@ type embedded struct {
 	password string
 	clients  *server.Account
 	peers    *server.Account
+	said     chan struct{} // has room for one; filled when the server writes to its log
 }
 
 func startServer(cfg ServerConfig) (*embedded, error) {
@@ -97,7 +98,8 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats server: %w", err)
 	}
-	srv.SetLoggerV2(&serverLogger{log: cfg.Logger}, false, false, false)
+	said := make(chan struct{}, 1)
+	srv.SetLoggerV2(&serverLogger{cfg.Logger, said}, false, false, false)
 	srv.Start()
 	if !srv.ReadyForConnections(startTimeout) {
 		srv.Shutdown()
@@ -113,7 +115,7 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 		srv.Shutdown()
 		return nil, err
 	}
-	return &embedded{server: srv, password: password, clients: clientsAccount, peers: account}, nil
+	return &embedded{server: srv, password: password, clients: clientsAccount, peers: account, said: said}, nil
 }
 
 // clientPermissions keep a client without credentials from speaking for the cluster: it cannot publish events, cannot join the queue
@@ -190,18 +192,30 @@ func routeURLs(routes []string) ([]*url.URL, error) {
 	return urls, nil
 }
 
-// serverLogger passes the server's log on. Its notices about routes and start are debug here; the node says what matters itself.
-type serverLogger struct{ log *slog.Logger }
+// serverLogger passes the server's log on, and tells that there was something: what it says is for people, that it says it is for watchReach. Its notices about routes and start are
+// debug here; the node says what matters itself.
+type serverLogger struct {
+	log  *slog.Logger
+	said chan<- struct{}
+}
 
-func (l *serverLogger) Noticef(f string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
-func (l *serverLogger) Warnf(f string, v ...any)   { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLogger) pass(level slog.Level, f string, v []any) {
+	l.log.Log(context.Background(), level, "nats: "+fmt.Sprintf(f, v...))
+	select {
+	case l.said <- struct{}{}:
+	default:
+	}
+}
+
+func (l *serverLogger) Noticef(f string, v ...any) { l.pass(slog.LevelDebug, f, v) }
+func (l *serverLogger) Warnf(f string, v ...any)   { l.pass(slog.LevelDebug, f, v) }
 func (l *serverLogger) Errorf(f string, v ...any) {
 	level := slog.LevelWarn
 	if strings.HasPrefix(f, "Error trying to connect to route") { // every second, for every node that is down
 		level = slog.LevelDebug
 	}
-	l.log.Log(context.Background(), level, "nats: "+fmt.Sprintf(f, v...))
+	l.pass(level, f, v)
 }
-func (l *serverLogger) Fatalf(f string, v ...any) { l.log.Error("nats: " + fmt.Sprintf(f, v...)) }
-func (l *serverLogger) Debugf(f string, v ...any) {}
-func (l *serverLogger) Tracef(f string, v ...any) {}
+func (l *serverLogger) Fatalf(f string, v ...any) { l.pass(slog.LevelError, f, v) }
+func (l *serverLogger) Debugf(string, ...any)     {}
+func (l *serverLogger) Tracef(string, ...any)     {}

@@ -10,10 +10,14 @@ import (
 	"github.com/quorate/quorate/api"
 )
 
-// reachEvery is how often a node looks whether its routes changed, and so whether a store's post went out of reach.
+// How often a node looks whether its routes changed, and so whether stores' posts went out of reach. The server says nothing to us when a route is lost, but it writes to its log, at once, and
+// so whatever it writes there makes the node look often for a while.
 const (
-	reachEvery = 25 * time.Millisecond
-	reachAll   = 1 * time.Second
+	reachEvery = 25 * time.Millisecond  // after the server has written something …
+	reachAlert = time.Second            // … for so long
+	reachCalm  = 250 * time.Millisecond // otherwise
+	reachAgain = time.Second            // at all posts, when posts came and went …
+	reachAll   = 15 * time.Second       // … and when nothing has happened
 )
 
 // reaches reports whether this node's server knows a post of the store, here or on another node.
@@ -104,23 +108,37 @@ func (b *Bus) knows(ctx context.Context, store string) (bool, *api.Error) {
 
 // watchReach stands in for stores whose post has gone out of reach, within reachEvery of a lost route. It ends when the bus closes.
 func (b *Bus) watchReach() {
-	tick := time.NewTicker(reachEvery)
+	every := reachCalm
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	routes, last := b.embedded.server.NumRoutes(), time.Now()
+	pace := func(d time.Duration) {
+		if every != d {
+			every = d
+			tick.Reset(d)
+		}
+	}
+	var alert, last time.Time // until when; when all posts were looked at
+	routes, subs := 0, 0
 	for {
 		select {
-		case <-tick.C:
+		case <-b.embedded.said:
+			alert = time.Now().Add(reachAlert)
+			pace(reachEvery)
+		case now := <-tick.C:
+			if now.After(alert) {
+				pace(reachCalm)
+			}
 		case <-b.ctx.Done():
 			return
 		}
 		if b.stopping.Load() {
 			return
 		}
-		now := b.embedded.server.NumRoutes()
-		if now == routes && time.Since(last) < reachAll {
+		r, n, since := b.embedded.server.NumRoutes(), b.embedded.peers.TotalSubs(), time.Since(last)
+		if r == routes && (n == subs || since < reachAgain) && since < reachAll {
 			continue
 		}
-		routes, last = now, time.Now()
+		routes, subs, last = r, n, time.Now()
 		for _, p := range b.allPosts() {
 			if !b.reaches(p.store.Name()) {
 				p.stand()

@@ -16,6 +16,7 @@ const (
 	methodTerms     byte = 5 // call: see termcheck.go
 	methodCommits   byte = 6 // message: see notice.go
 	methodResigned  byte = 7 // message: a group's key; its sender led it and has closed it
+	methodRoll      byte = 8 // message: see roll.go
 )
 
 func (n *Node) handleCall(ctx context.Context, from string, method byte, body []byte) ([]byte, error) {
@@ -44,8 +45,12 @@ func (n *Node) handleCall(ctx context.Context, from string, method byte, body []
 // handleMessage takes what a peer sends without waiting for an answer.
 func (n *Node) handleMessage(from string, method byte, body []byte) {
 	switch method {
-	case methodCommits:
-		if err := n.onCommits(from, body); err != nil {
+	case methodCommits, methodRoll:
+		take := n.onCommits
+		if method == methodRoll {
+			take = n.onRoll
+		}
+		if err := take(from, body); err != nil {
 			n.cfg.Logger.Warn("a message of a peer is not understood", "peer", from, "error", err)
 		}
 	case methodResigned:

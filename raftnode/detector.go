@@ -276,6 +276,18 @@ func (d *detector) calm() bool {
 	return true
 }
 
+// quiet reports that nobody is gone, neither for this node nor, by what they said last, for others: until changed is called, nothing is different from what it was then.
+func (d *detector) quiet() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.peers {
+		if p.gone || len(p.view) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // agreed reports whether a majority of the members thinks that the node is gone.
 func (d *detector) agreed(id string, members []string) bool {
 	d.mu.Lock()

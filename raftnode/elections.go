@@ -22,8 +22,10 @@ import (
 type elections struct {
 	node *Node
 	poke chan struct{} // something has changed; the value says nothing
+	soon chan struct{} // a group may be behind
 
-	orphans map[*Group]*orphan // run's own
+	orphans map[*Group]*orphan // run's own, as what follows
+	behind  bool               // in the last round some group missed an entry
 }
 
 // orphan is what run remembers of a group between two rounds.
@@ -34,7 +36,8 @@ type orphan struct {
 }
 
 const (
-	idleRound     = time.Second            // between rounds when all groups are led
+	idleRound     = 30 * time.Second       // between rounds when nothing was heard of that needs one: each looks at all groups
+	soonRound     = time.Second            // the next round when a group may be behind, and between rounds while somebody is missed
 	orphanRound   = 50 * time.Millisecond  // between rounds while some are not
 	roundGap      = 5 * time.Millisecond   // at least so long between two rounds
 	askStandings  = 500 * time.Millisecond // a member that takes longer is left out
@@ -47,7 +50,7 @@ const (
 )
 
 func newElections(n *Node) *elections {
-	return &elections{node: n, poke: make(chan struct{}, 1), orphans: make(map[*Group]*orphan)}
+	return &elections{node: n, poke: make(chan struct{}, 1), soon: make(chan struct{}, 1), orphans: make(map[*Group]*orphan)}
 }
 
 // look has the groups looked at soon.
@@ -58,22 +61,36 @@ func (e *elections) look() {
 	}
 }
 
-// run ends with ctx.
+// lookAgain has the groups looked at within soonRound: one misses an entry, and if it still does then, its leader is asked.
+func (e *elections) lookAgain() {
+	select {
+	case e.soon <- struct{}{}:
+	default:
+	}
+}
+
+// run ends with ctx. Everything that makes a group an orphan pokes it: a peer that is missed, heard again or thought gone by others, a process that is another one, a
+// leader that resigns, raft's own loss of a leader, a group that is opened. The rounds in between are a net.
 func (e *elections) run(ctx context.Context) {
-	timer := time.NewTimer(idleRound)
+	due := time.Now().Add(soonRound)
+	timer := time.NewTimer(soonRound)
 	defer timer.Stop()
 	for {
 		select {
 		case <-e.poke:
 		case <-timer.C:
+		case <-e.soon:
+			if latest := time.Now().Add(soonRound); due.After(latest) {
+				due = latest
+				timer.Reset(soonRound)
+			}
+			continue
 		case <-ctx.Done():
 			return
 		}
 		e.round(ctx)
-		wait := idleRound
-		if len(e.orphans) > 0 {
-			wait = orphanRound
-		}
+		wait := e.pause()
+		due = time.Now().Add(wait)
 		timer.Reset(wait)
 		gap := time.NewTimer(roundGap)
 		select {
@@ -82,6 +99,17 @@ func (e *elections) run(ctx context.Context) {
 		}
 		gap.Stop()
 	}
+}
+
+// pause is how long nothing needs to be looked at if nothing is heard of.
+func (e *elections) pause() time.Duration {
+	switch {
+	case len(e.orphans) > 0:
+		return orphanRound
+	case e.behind || !e.node.detector.quiet():
+		return soonRound
+	}
+	return idleRound
 }
 
 func (e *elections) round(ctx context.Context) {
@@ -132,6 +160,7 @@ func (e *elections) round(ctx context.Context) {
 // findOrphans lists the groups whose members must be asked, and makes leaders that reach no majority step down.
 func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 	d := e.node.detector
+	e.behind = false
 	calm := d.calm() // spares a thousand groups the two questions
 	for _, g := range e.node.openGroups() {
 		members := g.Members()
@@ -149,7 +178,9 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 		g.leadership.loseLeader(lost)
 		if leader != "" && !lost {
 			delete(e.orphans, g)
-			if g.isBehind(now) {
+			misses, ask := g.isBehind(now)
+			e.behind = e.behind || misses
+			if ask {
 				asking = append(asking, g)
 			}
 			continue

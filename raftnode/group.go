@@ -61,6 +61,7 @@ type Group struct {
 	watched   []string                 // those given to the detector
 	nudged    atomic.Int64             // when raft was last made to look at its followers, in Unix nanoseconds
 	followed  atomic.Uint64            // the process (see detector) that led when this replica last saw its leader change
+	unnamed   atomic.Uint64            // the term in which the leader's last roll did not name this group; 0: it did (see roll.go)
 
 	commits      sync.Mutex // guards what follows
 	appliedIndex uint64     // of the last command that raft had applied
@@ -73,11 +74,14 @@ type Group struct {
 	missingSince time.Time
 	awaited      uint64 // a reader waits until this is applied
 
+	snapshotDue  atomic.Uint64 // the entry whose application makes a snapshot due; never: one is planned
+	snapshotPlan *time.Timer   // guarded by gate
+
 	leadership *leadership
 	reads      readIndex // of this node's readers: asks the leader
 	answers    readIndex // of peers that ask this node: confirmed here or nothing, so that no two nodes wait for each other
 
-	gate     sync.Mutex     // guards closing
+	gate     sync.Mutex     // guards closing and snapshotPlan
 	closing  bool           // nothing more is handed to raft
 	inflight sync.WaitGroup // what waits for raft's answer; raft must run until it has come
 
@@ -165,6 +169,7 @@ func (g *Group) open() (err error) {
 	conf := g.raftConfig()
 	notify := make(chan bool, 16)
 	conf.NotifyCh = notify
+	g.snapshotDue.Store(never)              // until raft runs
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
 		machine := &groupMachine{Machine: g.machine, log: g.store, snapshots: snapshots, applied: g.applied, grew: g.grew}
@@ -175,6 +180,7 @@ func (g *Group) open() (err error) {
 		return err
 	}
 	logs.raft.Store(g.raft)
+	g.awaitGrowth()
 	g.reads.group, g.reads.ask = g, g.askLeader
 	g.answers.group, g.answers.ask = g, g.confirmedIndex
 	g.refreshMembers()
@@ -195,7 +201,7 @@ func (g *Group) raftConfig() *raft.Config {
 	conf.MaxAppendEntries = 64 // entries are batches; raft keeps channels of this size for every group
 	conf.TrailingLogs = trailingLogs
 	conf.SnapshotThreshold = snapshotThreshold
-	conf.SnapshotInterval = snapshotInterval
+	conf.SnapshotInterval = lookAtLog    // see snapshotplan.go
 	conf.NoSnapshotRestoreOnStart = true // the machine is on disk already; a snapshot is only a marker
 	conf.NoLegacyTelemetry = true
 	conf.Logger = newRaftLogger(g.log)
@@ -427,6 +433,9 @@ func (g *Group) Close() error {
 		g.leadership.expect("shutdown")
 		g.gate.Lock()
 		g.closing = true
+		if g.snapshotPlan != nil {
+			g.snapshotPlan.Stop()
+		}
 		g.gate.Unlock()
 		g.cancel()
 		g.awaitAnswers()

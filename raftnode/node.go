@@ -37,18 +37,20 @@ type Timing struct {
 	Silence   time.Duration // a peer that has not answered for so long is gone; a leader that reaches no majority for so long steps down
 	Heartbeat time.Duration // a follower stands for election after this much silence of its leader, up to twice; a leader speaks ten times as often
 	Election  time.Duration // a candidate tries again after this, up to twice; at least Heartbeat
-	Lease     time.Duration // a leader that has not heard from a majority of the group for so long steps down; at most Heartbeat
+	Lease     time.Duration // a leader that has not heard from a majority of the group for so long steps down; at most Heartbeat, and more than two of its tenths
 	Commit    time.Duration // longest time until raft itself tells followers of a commit; notices do so within milliseconds
+	Roll      time.Duration // between two messages to a peer about all groups that this node leads, up to twice; 0: DefaultTiming's. It does for followers what Heartbeat and Commit do
 }
 
 // DefaultTiming replaces a leader that was killed in less than half a second and one that hangs in less than two, and survives most of a second of stall.
 var DefaultTiming = Timing{
 	Probe:     250 * time.Millisecond,
 	Silence:   time.Second,
-	Heartbeat: 3 * time.Minute,
-	Election:  3 * time.Minute,
-	Lease:     3 * time.Minute,
-	Commit:    3 * time.Minute,
+	Heartbeat: 15 * time.Minute,
+	Election:  15 * time.Minute,
+	Lease:     6 * time.Minute,
+	Commit:    15 * time.Minute,
+	Roll:      2 * time.Minute,
 }
 
 // Node owns what the groups of this machine share.
@@ -78,6 +80,9 @@ func Open(cfg Config) (*Node, error) {
 	if cfg.Timing == (Timing{}) {
 		cfg.Timing = DefaultTiming
 	}
+	if cfg.Timing.Roll == 0 {
+		cfg.Timing.Roll = DefaultTiming.Roll
+	}
 	if cfg.OnFatal == nil {
 		cfg.OnFatal = func(err error) { panic(err) }
 	}
@@ -96,6 +101,7 @@ func Open(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raft log: %w", err)
 	}
+	sinkMetrics()
 	n := &Node{cfg: cfg, log: log, groups: make(map[string]*Group)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.elections, n.notices, n.terms = newElections(n), newNotices(n), newTermChecks(n)

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -90,6 +91,8 @@ func (s *notices) run() {
 	defer timer.Stop()
 	echo := time.NewTimer(echoAfter)
 	defer echo.Stop()
+	roll := time.NewTimer(s.nextRoll())
+	defer roll.Stop()
 	said := make(groupsOf) // since the last echo; echo runs while there are any
 	for {
 		select {
@@ -99,6 +102,10 @@ func (s *notices) run() {
 				s.send(peer, groups)
 			}
 			said = make(groupsOf)
+			continue
+		case <-roll.C:
+			s.callRoll()
+			roll.Reset(s.nextRoll())
 			continue
 		case <-ctx.Done():
 			return
@@ -123,6 +130,12 @@ func (s *notices) run() {
 			}
 		}
 	}
+}
+
+// nextRoll spreads the rolls of nodes that were started together.
+func (s *notices) nextRoll() time.Duration {
+	every := s.node.cfg.Timing.Roll
+	return every + rand.N(every)
 }
 
 func (s *notices) send(peer string, groups map[*Group]bool) {
@@ -210,6 +223,9 @@ func (g *Group) applied(last *raft.Log) {
 	g.commits.Lock()
 	g.appliedIndex, g.appliedTerm = last.Index, last.Term
 	g.commits.Unlock()
+	if last.Index >= g.snapshotDue.Load() {
+		g.grown()
+	}
 	if view := g.Leadership(); view.Role == Serving && view.Term == last.Term {
 		g.node.notices.committed(g)
 	}
@@ -301,23 +317,27 @@ func (g *Group) tell(n notice) (done bool) {
 		}
 		g.missing = n.c.index
 	}
+	g.node.elections.lookAgain()
 	return false
 }
 
-// isBehind reports whether an entry that the leader has committed has been missing here for a while, or somebody waits for one.
-func (g *Group) isBehind(now time.Time) bool {
+// isBehind reports whether an entry that the leader has committed is missing here, and whether it has been for a while, or somebody waits for it.
+func (g *Group) isBehind(now time.Time) (misses, ask bool) {
 	g.commits.Lock()
 	defer g.commits.Unlock()
+	if g.awaited == 0 && g.missing == 0 {
+		return false, false
+	}
 	if applied, _ := g.machine.Applied(); applied >= g.awaited {
 		g.awaited = 0
 	}
 	if g.awaited > 0 {
-		return true
+		return true, true
 	}
 	if g.missing != 0 && g.raft.CommitIndex() >= g.missing { // to have the entry is not enough: that it is committed was said when it was not here yet
 		g.missing = 0
 	}
-	return g.missing != 0 && now.Sub(g.missingSince) > behindFor
+	return g.missing != 0, g.missing != 0 && now.Sub(g.missingSince) > behindFor
 }
 
 // miss says that a reader waits for an entry that the leader has applied.
@@ -328,4 +348,5 @@ func (g *Group) miss(index uint64) {
 	g.commits.Lock()
 	defer g.commits.Unlock()
 	g.awaited = max(g.awaited, index)
+	g.node.elections.lookAgain()
 }

@@ -20,12 +20,13 @@ const (
 
 var tuneOnce sync.Once
 
-// tuneGC keeps the process's GOGC at what headroom wants, after every collection anew. It does nothing when the environment sets GOGC. Nodes of one process share it.
+// tuneGC keeps the process's GOGC at what headroom wants, after every collection anew, and has what is not used given back while the process is quiet. It does nothing when the environment sets GOGC. Nodes of one process share it.
 func tuneGC() {
 	tuneOnce.Do(func() {
 		if os.Getenv("GOGC") == "" {
 			debug.SetGCPercent(mostPercent)
 			retuneGC(mostPercent)
+			go giveBack() // ends with the process
 		}
 	})
 }
