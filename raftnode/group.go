@@ -175,6 +175,7 @@ func (g *Group) open() (err error) {
 		return err
 	}
 	logs.raft.Store(g.raft)
+	g.growth.start()
 	g.reads.group, g.reads.ask = g, g.askLeader
 	g.answers.group, g.answers.ask = g, g.confirmedIndex
 	g.refreshMembers()
