@@ -26,7 +26,15 @@ type growth struct {
 	entries uint64
 	bytes   int64
 	limit   int64 // bytes at which the log is cut
+	started bool  // raft can be asked
 	cutting bool
+}
+
+// start is called when raft can be asked: it may apply entries before its owner has it.
+func (w *growth) start() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.started = true
 }
 
 // grew counts entries that were applied and reports whether the log is to be cut now. Until cut is called the answer is then no.
@@ -39,7 +47,7 @@ func (w *growth) grew(logs []*raft.Log) bool {
 	defer w.mu.Unlock()
 	w.entries += uint64(len(logs))
 	w.bytes += int64(bytes)
-	if w.cutting || w.bytes < max(w.limit, keepAtLeast/2) {
+	if !w.started || w.cutting || w.bytes < max(w.limit, keepAtLeast/2) {
 		return false
 	}
 	w.cutting = true

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/quorate/quorate/raftnode/transport"
 )
 
 // detector tells which nodes can be reached, once for all groups, so that the groups themselves may have long timers and cost nothing while they are
@@ -161,24 +163,24 @@ func (d *detector) probe(ctx context.Context, id string, p *peerState, body []by
 	defer cancel()
 	sent := time.Now()
 	raw, err := d.node.transport.Call(ctx, id, methodProbe, body)
+	d.probed(id, p, sent, raw, err)
+}
+
+// probed notes what came of a probe that was sent then.
+func (d *detector) probed(id string, p *peerState, sent time.Time, raw []byte, err error) {
 	var process uint64
 	var view []string
 	if err == nil {
 		process, view, err = decodeProbe(raw)
 	}
+	var refusal *transport.RemoteError
 	d.mu.Lock()
 	p.probing--
 	changed, healed := false, false
 	switch {
 	case err == nil:
-		p.failing, p.asked = time.Time{}, time.Time{}
-		if p.probing > 0 {
-			p.asked = time.Now() // of the others, at the latest
-		}
+		p.answeredLocked(sent)
 		healed, p.troubled = p.troubled, false
-		if sent.After(p.heard) {
-			p.heard = sent
-		}
 		if p.gone {
 			p.gone, changed = false, true
 		}
@@ -186,6 +188,14 @@ func (d *detector) probe(ctx context.Context, id string, p *peerState, body []by
 			p.process, changed = process, true
 		}
 		changed = d.viewedLocked(p, view) || changed
+	case errors.As(err, &refusal): // it lives, and has more to do than it can
+		p.answeredLocked(sent)
+		p.troubled = true
+	case errors.Is(err, transport.ErrOverloaded): // this node has; nothing was asked
+		p.troubled = true
+		if p.probing == 0 {
+			p.asked = time.Time{}
+		}
 	default:
 		p.troubled = true
 		if !errors.Is(err, context.DeadlineExceeded) && p.failing.IsZero() {
@@ -199,6 +209,17 @@ func (d *detector) probe(ctx context.Context, id string, p *peerState, body []by
 	}
 	if healed {
 		d.node.notices.remindAll(id)
+	}
+}
+
+// answeredLocked notes a sign of life: an answer to a probe that was sent then.
+func (p *peerState) answeredLocked(sent time.Time) {
+	p.failing, p.asked = time.Time{}, time.Time{}
+	if p.probing > 0 {
+		p.asked = time.Now() // of the others, at the latest
+	}
+	if sent.After(p.heard) {
+		p.heard = sent
 	}
 }
 

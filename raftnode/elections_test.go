@@ -1,11 +1,15 @@
 package raftnode
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/quorate/quorate/raftnode/transport"
 )
 
 func TestChoose(t *testing.T) {
@@ -32,6 +36,36 @@ func TestChoose(t *testing.T) {
 	} {
 		if got := choose(members, row.store, "a", row.answers); got != row.want {
 			t.Errorf("%s: got %+v, want %+v", row.name, got, row.want)
+		}
+	}
+}
+
+// A peer that refuses a probe because too much is asked of it lives. Once it counted like one whose process refuses connections, and was gone after refusedFor.
+func TestWhatComesOfAProbe(t *testing.T) {
+	sent := time.Now().Add(-refusedFor)
+	for _, row := range []struct {
+		name                   string
+		err                    error
+		failing, heard, silent bool
+	}{
+		{"an answer", nil, false, true, false},
+		{"the peer has too much to do", &transport.RemoteError{Text: "the queue is full"}, false, true, false},
+		{"this node has", fmt.Errorf("call to b: %w", transport.ErrOverloaded), false, false, false},
+		{"no answer", context.DeadlineExceeded, false, false, true},
+		{"no connection", errors.New("connection refused"), true, false, true},
+	} {
+		d := newDetector(&Node{cfg: Config{Identity: &Identity{Name: "a"}, Timing: testTiming}}, func() {})
+		p := &peerState{probing: 1, asked: sent}
+		d.peers["b"] = p
+		d.probed("b", p, sent, d.encodeLocked(), row.err)
+		if got := !p.failing.IsZero(); got != row.failing {
+			t.Errorf("%s: its connections fail: %v", row.name, got)
+		}
+		if got := !p.heard.IsZero(); got != row.heard {
+			t.Errorf("%s: it was heard: %v", row.name, got)
+		}
+		if got := !p.asked.IsZero(); got != row.silent {
+			t.Errorf("%s: it owes an answer: %v", row.name, got)
 		}
 	}
 }

@@ -181,6 +181,7 @@ func (g *Group) open() (err error) {
 	}
 	logs.raft.Store(g.raft)
 	g.awaitGrowth()
+	g.growth.start()
 	g.reads.group, g.reads.ask = g, g.askLeader
 	g.answers.group, g.answers.ask = g, g.confirmedIndex
 	g.refreshMembers()

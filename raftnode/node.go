@@ -112,6 +112,7 @@ func Open(cfg Config) (*Node, error) {
 		LocalID:   cfg.Identity.ServerID(),
 		Resolve:   cfg.Resolve,
 		Handler:   n.handleCall,
+		Waits:     func(method byte) bool { return method == methodReadIndex }, // for members' terms
 		OnMessage: n.handleMessage,
 		OnBroken:  func(string) { n.detector.suspect() },
 		TLS:       cfg.TLS,

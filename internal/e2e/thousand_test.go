@@ -65,6 +65,7 @@ func TestThousandStores(t *testing.T) {
 		return err
 	})
 	each("write", func(i int) error { return write(cl, i) })
+	readAtOnce(t, ctx, c, names)
 
 	leads := make(map[string]int)
 	leaders, err := cl.Leaders(ctx)
@@ -144,3 +145,50 @@ func TestThousandStores(t *testing.T) {
 }
 
 var howFar = regexp.MustCompile(`(\d+) of (\d+) are done`)
+
+// readAtOnce has every store read at every node, linearizably, all at once. Reads that waited for their leader's round once kept the workers that the round itself needed, and probes too: no read was
+// answered, and every store lost its leader.
+func readAtOnce(t *testing.T, ctx context.Context, c *testcluster.Cluster, names []string) {
+	t.Helper()
+	before := elections(t, ctx, c)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	began := time.Now()
+	var wg sync.WaitGroup
+	for _, node := range c.Nodes {
+		cl := client.New(node.Connect())
+		for _, name := range names {
+			wg.Go(func() {
+				events := 0
+				for _, err := range cl.Store(name).ReadStream(ctx, "s", client.ReadOptions{}) {
+					if err != nil {
+						t.Errorf("read of %s at %s, of all at once: %v", name, node.Name, err)
+						return
+					}
+					events++
+				}
+				if events != 1 {
+					t.Errorf("read of %s at %s, of all at once: %d events, want 1", name, node.Name, events)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	t.Logf("read of all stores at all nodes at once: %v", time.Since(began).Round(time.Millisecond))
+	if after := elections(t, ctx, c); after != before {
+		t.Errorf("there were %d elections before all stores were read at once, and %d afterwards", before, after)
+	}
+}
+
+// elections counts those of all stores so far.
+func elections(t *testing.T, ctx context.Context, c *testcluster.Cluster) (n int) {
+	t.Helper()
+	leaders, err := c.Client().Leaders(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range leaders.Stores {
+		n += int(l.Elections)
+	}
+	return n
+}

@@ -17,9 +17,10 @@ var ErrOutcomeUnknown = errors.New("the connection broke before the answer came"
 const (
 	maxCallBody     = 1 << 20
 	maxCalls        = 256  // that are answered at once
-	maxCallsWaiting = 8192 // and wait for it; more are refused
+	maxCallsWaiting = 8192 // and wait for it; more are refused. As many that wait for other calls are answered at once: a goroutine each
 	maxNotesWaiting = 1024
 	callLane        = "\x00call"
+	waitLane        = "\x00wait"
 	noteLane        = "\x00note"
 )
 
@@ -50,7 +51,8 @@ func (t *Transport) Call(ctx context.Context, to string, method byte, body []byt
 	m := newMessage(frameQuestion)
 	m.payload = append(append(m.payload, opCall, method), body...)
 	e := &exchange{resp: &answer, done: make(chan struct{})}
-	id, err := c.ask(e, callLane, m)
+	_, lane := t.callsOf(method)
+	id, err := c.ask(e, lane, m)
 	if err != nil {
 		return nil, fmt.Errorf("call to %s: %w", to, err)
 	}
@@ -70,6 +72,14 @@ func (t *Transport) Call(ctx context.Context, to string, method byte, body []byt
 		return nil, remote
 	}
 	return nil, fmt.Errorf("call to %s: %w: %w", to, ErrOutcomeUnknown, e.err)
+}
+
+// callsOf returns where calls of the method wait for their handler, and the lane in which they and their answers go.
+func (t *Transport) callsOf(method byte) (*inbox[call], string) {
+	if t.cfg.Waits != nil && t.cfg.Waits(method) {
+		return t.waits, waitLane
+	}
+	return t.calls, callLane
 }
 
 // call is a peer's Call on its way to the Handler.
@@ -92,7 +102,8 @@ func (t *Transport) answerCall(c call) {
 	} else {
 		m.payload = append(append(m.payload, statusOK), body...)
 	}
-	c.conn.answer(callLane, c.id, m)
+	_, lane := t.callsOf(c.method)
+	c.conn.answer(lane, c.id, m)
 }
 
 // note is what a peer gave to Send: method and body.

@@ -99,7 +99,12 @@ func (t *Transport) serve(nc net.Conn, r *bufio.Reader, from string, out *outbox
 // box finds the inbox that a question is for, by its first bytes.
 func (s *served) box(d *decoder) (op byte, g *Group, box room, err error) {
 	if len(d.b) > 0 && d.b[0] == opCall {
-		return d.byte(), nil, s.transport.calls, nil
+		op, method := d.byte(), byte(0)
+		if len(d.b) > 0 { // it stays: what follows the operation is read by question
+			method = d.b[0]
+		}
+		calls, _ := s.transport.callsOf(method)
+		return op, nil, calls, nil
 	}
 	op, key := d.address()
 	if d.err != nil {
@@ -152,7 +157,9 @@ func (s *served) question(in incoming) {
 	}
 	taken := false
 	if op == opCall {
-		taken = t.calls.offer(call{conn: s, id: in.exchange, method: d.byte(), body: d.b}, len(in.payload))
+		method := d.byte()
+		calls, _ := t.callsOf(method)
+		taken = calls.offer(call{conn: s, id: in.exchange, method: method, body: d.b}, len(in.payload))
 	} else {
 		cmd, err := d.request(op)
 		if err != nil {

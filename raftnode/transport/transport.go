@@ -25,6 +25,10 @@ type Config struct {
 	Resolve   func(serverID string) (string, error) // where that server listens now; asked before each dial
 	Handler   Handler                               // answers Call
 
+	// Waits reports the methods whose Handler waits for answers to calls of its own. They have places and workers of their own: if they could take all of those of the
+	// others, the calls that they wait for would wait for them. Nil: none does.
+	Waits func(method byte) bool
+
 	// OnMessage gets what a peer gave to Send: in order for one peer, concurrently for several. It should not block: while it does, at most 1,024
 	// messages of that peer wait and the others are dropped. body is the callee's. Nil: messages are dropped.
 	OnMessage func(from string, method byte, body []byte)
@@ -61,6 +65,7 @@ type Transport struct {
 	strangers atomic.Uint64
 	inbound   atomic.Int64 // bytes in all inboxes
 	calls     *inbox[call]
+	waits     *inbox[call]  // those whose handler waits for others
 	own       *inbox[note]  // what this node sends to itself
 	limit     *rate.Limiter // of outgoing snapshots, in bytes
 	outgoing  chan struct{} // a place for each snapshot
@@ -135,6 +140,7 @@ func Listen(cfg Config) (*Transport, error) {
 		groups: make(map[string]*Group), links: make(map[linkKey]*link), accepted: make(map[acceptedKey]*accepted),
 	}
 	t.calls = &inbox[call]{handle: t.answerCall, workers: maxCalls, maxItems: maxCallsWaiting, maxBytes: laneBytes, all: &t.inbound, wg: &t.wg}
+	t.waits = &inbox[call]{handle: t.answerCall, workers: maxCallsWaiting, maxItems: maxCallsWaiting, maxBytes: laneBytes, all: &t.inbound, wg: &t.wg}
 	t.own = t.newNotes()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.spawn(t.accept) // ends when the listener is closed
@@ -258,6 +264,7 @@ func (t *Transport) Close() error {
 	t.cancel() // connections end with it
 	err := t.listener.Close()
 	t.calls.close()
+	t.waits.close()
 	t.own.close()
 	for _, g := range groups {
 		g.Close()

@@ -82,7 +82,13 @@ type osFolder string
 
 type osFile struct{ *os.File }
 
-func (f osFile) Sync() error { return syscall.Fdatasync(int(f.Fd())) }
+func (f osFile) Sync() error {
+	for {
+		if err := syscall.Fdatasync(int(f.Fd())); err != syscall.EINTR { // a signal is no failed write; some file systems stop for one
+			return err
+		}
+	}
+}
 
 func (f osFile) Size() (int64, error) {
 	info, err := f.Stat()
