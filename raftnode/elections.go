@@ -151,10 +151,29 @@ func (e *elections) round(ctx context.Context) {
 		underWay++
 		o.stood, o.patient = now, time.Time{}
 		g.log.Debug("stand for election", "orphan_for", now.Sub(o.since), "chosen", verdict.stand)
-		if err := g.stand(); err != nil {
-			g.log.Debug("stand for election", "error", err)
-		}
+		g.aside(func() {
+			if err := g.stand(); err != nil {
+				g.log.Debug("stand for election", "error", err)
+			}
+		})
 	}
+}
+
+// aside has the group's raft asked for something beside the rounds: it answers after a sync of the log, and one whose loop is held up answers after seconds, which must not hold up the
+// elections of others; and what many ask for at once shares a sync. Nothing is asked while an earlier one is not answered.
+func (g *Group) aside(ask func()) {
+	if !g.asked.CompareAndSwap(false, true) {
+		return
+	}
+	if !g.enter() {
+		g.asked.Store(false)
+		return
+	}
+	go func() { // ends with raft's answer, at the latest after an IOTimeout
+		defer g.inflight.Done()
+		defer g.asked.Store(false)
+		ask()
+	}()
 }
 
 // findOrphans lists the groups whose members must be asked, and makes leaders that reach no majority step down.
@@ -168,7 +187,7 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 		if view := g.Leadership(); view.Role != Follower {
 			delete(e.orphans, g)
 			if isolated {
-				g.stepDown("isolated")
+				g.aside(func() { g.stepDown("isolated") })
 			}
 			continue
 		}

@@ -2,14 +2,17 @@ package raftnode
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/quorate/quorate/raftnode/transport"
+	"github.com/quorate/quorate/raftnode/wal"
 )
 
 func TestChoose(t *testing.T) {
@@ -67,6 +70,41 @@ func TestWhatComesOfAProbe(t *testing.T) {
 		if got := !p.asked.IsZero(); got != row.silent {
 			t.Errorf("%s: it owes an answer: %v", row.name, got)
 		}
+	}
+}
+
+// What one group's raft is asked for holds up neither the caller nor others, and nothing is asked of it twice at once.
+func TestRaftIsAskedAsideOnceAtATime(t *testing.T) {
+	held, other, again := new(Group), new(Group), make(chan struct{})
+	answer, asked := make(chan struct{}), make(chan struct{})
+	held.aside(func() { <-answer })
+	held.aside(func() { t.Error("a group that has not answered is asked once more") })
+	other.aside(func() { close(asked) })
+	<-asked
+	close(answer)
+	held.inflight.Wait()
+	held.aside(func() { close(again) })
+	<-again
+	held.inflight.Wait()
+	held.closing = true
+	held.aside(func() { t.Error("a group that closes is asked") })
+	held.inflight.Wait()
+}
+
+// Messages between nodes have 1 MiB at most; those about groups are cut so that they fit.
+func TestMessagesAboutManyGroupsFit(t *testing.T) {
+	const limit = 1 << 20
+	key := wal.GroupID{Store: math.MaxUint64, Incarnation: math.MaxUint64}.String()
+	commits := slices.Repeat([]commit{{key, math.MaxUint64, math.MaxUint64, math.MaxUint64}}, rollPart)
+	if n := len(encodeCommits(commits)); n > limit {
+		t.Errorf("a notice of %d commits has %d bytes", rollPart, n)
+	}
+	if n := maxTermChecks * (len(appendText(nil, key)) + binary.MaxVarintLen64); n > limit {
+		t.Errorf("a question about %d terms has %d bytes", maxTermChecks, n)
+	}
+	standing := appendStanding(nil, key, standing{term: math.MaxUint64, lastTerm: math.MaxUint64, lastIndex: math.MaxUint64})
+	if n := maxStandings * len(standing); n > limit {
+		t.Errorf("a question about %d groups has %d bytes", maxStandings, n)
 	}
 }
 

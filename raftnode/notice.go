@@ -148,8 +148,8 @@ func (s *notices) send(peer string, groups map[*Group]bool) {
 	if hook := s.hookSend.Load(); hook != nil && (*hook)(peer, list) {
 		return
 	}
-	if len(list) > 0 {
-		s.node.send(peer, methodCommits, encodeCommits(list))
+	for part := range slices.Chunk(list, rollPart) { // a message holds 1 MiB
+		s.node.send(peer, methodCommits, encodeCommits(part))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,9 @@ type termChecks struct {
 
 // termCheckTimeout bounds one call; a peer that needs longer counts as no answer.
 const termCheckTimeout = 2 * time.Second
+
+// maxTermChecks are in one call, whose question has 1 MiB at most.
+const maxTermChecks = 8192
 
 type termQueue struct {
 	waiting []*termCheck
@@ -70,9 +74,11 @@ func (t *termChecks) run(peer string, q *termQueue) {
 			return
 		}
 		t.mu.Unlock()
-		yes, err := t.call(peer, batch)
-		for i, c := range batch {
-			c.answer(err == nil && yes[i], err)
+		for part := range slices.Chunk(batch, maxTermChecks) {
+			yes, err := t.call(peer, part)
+			for i, c := range part {
+				c.answer(err == nil && yes[i], err)
+			}
 		}
 	}
 }
