@@ -11,11 +11,10 @@ GO      ?= go
 STATICCHECK_VERSION := v0.8.2
 GOVULNCHECK_VERSION := v1.9.0
 NATSCLI_VERSION     := v0.5.1
-NATSSERVER_VERSION  := v2.15.2
 STATICCHECK := $(TOOLS)/staticcheck-$(STATICCHECK_VERSION)
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 NATSCLI     := $(TOOLS)/natscli-$(NATSCLI_VERSION)
-NATSSERVER  := $(TOOLS)/natsserver-$(NATSSERVER_VERSION)
+NATSSERVER  := $(TOOLS)/natsserver-$(shell awk '/nats-server\/v2 v/{print $$2}' bench/nats/go.mod)
 ETCD        := $(TOOLS)/etcd-$(shell awk '/etcd\/server\/v3/{print $$NF}' bench/etcd/go.mod)
 
 # Root's end-to-end tests make networks and disks of their own with these.
@@ -99,10 +98,10 @@ $(GOVULNCHECK):
 $(NATSCLI):
 	GOBIN=$@ $(GO) install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION)
 
-$(NATSSERVER):
-	GOBIN=$@ $(GO) install github.com/nats-io/nats-server/v2@$(NATSSERVER_VERSION)
+$(NATSSERVER): # its version, as etcd's, is in its own go.mod
+	cd bench/nats && $(GO) build -o $@/nats-server github.com/nats-io/nats-server/v2
 
-$(ETCD): # its version is in its own go.mod
+$(ETCD):
 	cd bench/etcd && $(GO) build -o $@/etcd .
 
 clean: ## Remove what was built; data directories stay.

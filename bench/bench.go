@@ -68,14 +68,15 @@ func (b *bench) late(rows ...*result) bool {
 	return true
 }
 
-// measure takes rounds of measurements, one system after the other in each. A system that fails is not measured again in this row.
+// measure takes rounds of measurements, one system after the other in each, another one first each time. A system that fails is not measured again in this row.
 func (b *bench) measure(ctx context.Context, systems []system, row *result, fn func(s system) (float64, error)) {
 	if ctx.Err() != nil || !b.wanted(row) || b.late(row) {
 		return
 	}
 	b.progress("%s: %d rounds", row.Name, b.config.rounds)
-	for range b.config.rounds {
-		for _, s := range systems {
+	for round := range b.config.rounds {
+		for i := range systems {
+			s := systems[(round+i)%len(systems)]
 			if !row.over(s) {
 				v, err := fn(s)
 				row.took(ctx, s, v, err)

@@ -1,5 +1,5 @@
 // Command bench measures Quorate beside its peers, on one machine and in one run, and prints ratios: three processes of each system, the same work through
-// each one's own client, one system at a time, A B C A B C. Absolute figures of a small machine say little; the ratios are what docs/benchmarks.md shows.
+// each one's own client, one system loaded at a time, the others idle beside it, A B C B C A. Absolute figures of a small machine say little; the ratios are what docs/benchmarks.md shows.
 //
 //	make bench-quick    the essential rows about appends, reads and disk, in less than five minutes
 //	make bench          all rows: also a thousand stores (throughput, idle cost, failover, restart) and a store of ten million events
@@ -59,7 +59,7 @@ func main() {
 	flag.DurationVar(&c.idle, "idle", 20*time.Second, "how long their idle cost is measured")
 	flag.IntVar(&c.big, "big", 10_000_000, "events in the rows about a big store; 0: none. Needs about 1.5 GB of disk a million")
 	flag.DurationVar(&c.limit, "limit", 25*time.Minute, "begin no row after so long, those about a big store apart")
-	flag.BoolVar(&c.quick, "quick", false, "only the essential rows, three rounds, 60,000 events")
+	flag.BoolVar(&c.quick, "quick", false, "only the essential rows, three rounds, 60,000 events, none begun after four minutes")
 	flag.StringVar(&c.out, "json", "", "write the raw results here")
 	flag.StringVar(&c.markdown, "markdown", "", "put the tables between the markers in this file")
 	flag.StringVar(&c.svg, "svg", "", "draw bar charts into this directory")
@@ -67,7 +67,7 @@ func main() {
 	flag.Parse()
 	c.rows, c.systems = regexp.MustCompile(*rows), regexp.MustCompile(*only)
 	if c.quick {
-		c.rounds, c.events, c.big = min(c.rounds, 3), min(c.events, 60_000), 0
+		c.rounds, c.events, c.big, c.limit = min(c.rounds, 3), min(c.events, 60_000), 0, min(c.limit, 4*time.Minute)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
