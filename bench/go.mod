@@ -3,6 +3,7 @@ module github.com/quorate/quorate/bench
 go 1.26.8
 
 require (
+	github.com/google/pprof v0.0.0-20261105003125-4bf881d7fb0b
 	github.com/nats-io/nats.go v1.55.0
 	github.com/quorate/quorate v0.0.0-00010101000000-000000000000
 	go.etcd.io/etcd/client/v3 v3.7.3

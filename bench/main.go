@@ -104,6 +104,7 @@ func run(ctx context.Context, c config) error {
 	case c.quick:
 		fmt.Println("\nleft out by -quick: 16 and 256 clients, 4 KiB, many stores (idle cost, failover, restart), a big store")
 	default:
+		b.profile(ctx)
 		b.many(ctx)
 		b.big(ctx)
 	}

@@ -72,6 +72,7 @@ func tables(r *report) string {
 			fmt.Fprintf(&b, "- %s\n", cell(line))
 		}
 	}
+	b.WriteString(profileTable(r.Profiles))
 	if len(r.Skipped)+len(r.Failed) > 0 {
 		b.WriteString("\nNot measured:\n\n")
 		for _, s := range slices.Sorted(maps.Keys(r.Failed)) {

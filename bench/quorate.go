@@ -23,6 +23,7 @@ type quorate struct {
 	binary string
 	admin  *nats.Conn
 	reader *quorateclient.Client // on admin
+	pprof  bool                  // the nodes serve profiles
 }
 
 func (q *quorate) name() string { return nameQuorate }
@@ -60,6 +61,9 @@ func (q *quorate) start(ctx context.Context) error {
 func (q *quorate) restart(i int) error {
 	args := []string{"server", "--name", fmt.Sprintf("n%d", i+1), "--data", q.data(i), "--listen", q.addr(i, 0), "--cluster-listen", q.addr(i, 1),
 		"--raft-listen", q.addr(i, 2), "--http", q.addr(i, 3), "--expect", "3", "--log-level", "warn"}
+	if q.pprof {
+		args = append(args, "--pprof")
+	}
 	for j := range 3 {
 		if j != i {
 			args = append(args, "--join", q.addr(j, 1))

@@ -8,13 +8,14 @@ import (
 
 // report is everything that was measured.
 type report struct {
-	Machine string
-	Command string
-	Date    string
-	Systems []string
-	Rows    []*result
-	Skipped []string          // rows that were not begun, and why
-	Failed  map[string]string // systems that were dropped, and why
+	Machine  string
+	Command  string
+	Date     string
+	Systems  []string
+	Rows     []*result
+	Profiles []profiled
+	Skipped  []string          // rows that were not begun, and why
+	Failed   map[string]string // systems that were dropped, and why
 }
 
 // result is one row: each system's measurements, in the order in which they were taken; those with the same index were taken one after the other.
