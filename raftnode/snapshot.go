@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -21,11 +20,12 @@ import (
 //
 // A snapshot that a leader sends is kept whole in a file of its own until the Machine has taken it over; then it becomes a marker too:
 //
-//	Create → bytes into incoming-<n>.snap → Close: sync, marker {incoming: incoming-<n>.snap} → remove other incoming files
+//	Create → bytes into incoming-<n>.snap → Close: sync it and its name, marker {incoming: incoming-<n>.snap} → remove other incoming files
 //	                                          we may die here: the next open restores from that file before raft starts
 //	       → Machine.Restore → marker {incoming: ""} → remove the file
 //
-// A second transfer never touches the first one's file while the marker names it.
+// A second transfer never touches the first one's file while the marker names it. The file's name is durable before the marker that holds it: names that were not
+// synced may come out of a power cut in any combination.
 const (
 	markerFile      = "snapshot.json"
 	incomingPattern = "incoming-*.snap"
@@ -54,8 +54,10 @@ func (m *marker) meta(size int64) *raft.SnapshotMeta {
 
 // snapshotStore keeps a group's newest snapshot.
 type snapshotStore struct {
-	dir     string
+	dir     folder
 	machine Machine
+
+	writing sync.Mutex // held while the marker is replaced: raft takes snapshots, receives them and restores them in three goroutines
 
 	mu     sync.Mutex // guards what follows
 	last   *marker
@@ -66,21 +68,41 @@ var _ raft.SnapshotStore = (*snapshotStore)(nil)
 
 // openSnapshots reads the marker and finishes a restore that a crash cut off.
 func openSnapshots(dir string, machine Machine) (*snapshotStore, error) {
+	s, err := openSnapshotsIn(osFolder(dir), machine)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func openSnapshotsIn(dir folder, machine Machine) (*snapshotStore, error) {
 	s := &snapshotStore{dir: dir, machine: machine}
-	raw, err := os.ReadFile(s.path(markerFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return s, s.dropIncoming("") // bytes of a snapshot whose arrival was cut off
-	case err != nil:
+	if err := dir.Remove(markerFile + tmpSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	raw, err := readFile(dir, markerFile)
 	var m marker
-	if err := json.Unmarshal(raw, &m); err != nil || m.Format != 1 {
-		return nil, fmt.Errorf("%w: %s: format %d, %v", ErrDamaged, s.path(markerFile), m.Format, err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	default:
+		if err := json.Unmarshal(raw, &m); err != nil || m.Format != 1 {
+			return nil, fmt.Errorf("%w: %s: format %d, %v", ErrDamaged, markerFile, m.Format, err)
+		}
+		s.last = &m
 	}
-	s.last = &m
-	if err := s.dropIncoming(m.Incoming); err != nil || m.Incoming == "" {
-		return s, err
+	// What is there beside the file that the marker names is left of an arrival that was cut off, or was named by the marker before this one. A process that was killed may not
+	// have synced this one's name: the power could go, and bring the one before back.
+	if left, err := s.incoming(m.Incoming); err != nil {
+		return nil, err
+	} else if len(left) > 0 {
+		if err := errors.Join(dir.Sync(), s.dropIncoming(m.Incoming)); err != nil {
+			return nil, err
+		}
+	}
+	if m.Incoming == "" {
+		return s, nil
 	}
 	f, err := s.openIncoming(&m)
 	if err != nil {
@@ -93,16 +115,23 @@ func openSnapshots(dir string, machine Machine) (*snapshotStore, error) {
 	return s, s.restored()
 }
 
-func (s *snapshotStore) path(name string) string { return filepath.Join(s.dir, name) }
-
 func (s *snapshotStore) current() *marker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last
 }
 
+// write makes m the newest snapshot. After an error either one may be on the disk.
+//
+// One that ends before the newest is refused. raft may have begun a snapshot of its own, wait for its main goroutine while that receives another, and then write
+// what it has begun; were it taken, the marker would end before the log begins. raft gives its snapshot up after the error, and takes another in time.
 func (s *snapshotStore) write(m *marker) error {
-	if err := WriteJSON(s.path(markerFile), m); err != nil {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if last := s.current(); last != nil && m.Index < last.Index {
+		return fmt.Errorf("snapshot %s ends before the newest one, %s", m.id(), last.id())
+	}
+	if err := writeJSON(s.dir, markerFile, m); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -112,8 +141,8 @@ func (s *snapshotStore) write(m *marker) error {
 }
 
 // openIncoming opens the file that the marker names.
-func (s *snapshotStore) openIncoming(m *marker) (*os.File, error) {
-	f, err := os.Open(s.path(filepath.Base(m.Incoming)))
+func (s *snapshotStore) openIncoming(m *marker) (file, error) {
+	f, err := s.dir.Open(filepath.Base(m.Incoming))
 	if err != nil {
 		return nil, fmt.Errorf("%w: the snapshot marker names a file that is gone: %w", ErrDamaged, err)
 	}
@@ -128,13 +157,22 @@ func (s *snapshotStore) openIncoming(m *marker) (*os.File, error) {
 	return f, nil
 }
 
-// dropIncoming removes received files, except the one to keep.
-func (s *snapshotStore) dropIncoming(keep string) error {
-	files, err := filepath.Glob(s.path(incomingPattern))
-	for _, file := range files {
-		if filepath.Base(file) != keep {
-			err = errors.Join(err, os.Remove(file))
+// incoming lists received files, except the one to keep.
+func (s *snapshotStore) incoming(keep string) (files []string, err error) {
+	names, err := s.dir.List()
+	for _, name := range names {
+		if ours, _ := filepath.Match(incomingPattern, name); ours && name != keep {
+			files = append(files, name)
 		}
+	}
+	return files, err
+}
+
+// dropIncoming removes received files, except the one to keep, which the marker on the disk names.
+func (s *snapshotStore) dropIncoming(keep string) error {
+	files, err := s.incoming(keep)
+	for _, name := range files {
+		err = errors.Join(err, s.dir.Remove(name))
 	}
 	return err
 }
@@ -197,7 +235,7 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 type sink struct {
 	store  *snapshotStore
 	marker *marker
-	file   *os.File
+	file   file
 	closed bool
 }
 
@@ -205,7 +243,7 @@ func (k *sink) ID() string { return k.marker.id() }
 
 func (k *sink) Write(p []byte) (int, error) {
 	if k.file == nil {
-		f, err := os.CreateTemp(k.store.dir, incomingPattern)
+		f, err := k.store.dir.CreateTemp(incomingPattern)
 		if err != nil {
 			return 0, err
 		}
@@ -230,21 +268,24 @@ func (k *sink) Close() error {
 		err = cerr
 	}
 	if err == nil {
-		err = k.store.write(k.marker) // syncs the directory too, and with it the file's name
+		err = k.store.dir.Sync()
 	}
 	if err != nil {
-		os.Remove(k.file.Name())
-		return err
+		return errors.Join(err, k.store.dir.Remove(k.marker.Incoming))
+	}
+	if err := k.store.write(k.marker); err != nil {
+		return err // the marker may name the file, so it stays; the next snapshot or start removes it if not
 	}
 	return k.store.dropIncoming(k.marker.Incoming)
 }
 
+// Cancel drops what has arrived. After Close it does nothing, whatever Close returned.
 func (k *sink) Cancel() error {
-	if k.file == nil {
+	if k.file == nil || k.closed {
 		return nil
 	}
 	k.file.Close()
-	return os.Remove(k.file.Name())
+	return k.store.dir.Remove(k.marker.Incoming)
 }
 
 // groupMachine is the machine as raft sees it: a restore that succeeded turns the received snapshot into a marker, and what is applied is on this disk before, and
