@@ -14,6 +14,7 @@ import (
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/raftnode"
+	"github.com/quorate/quorate/stores/fsm"
 )
 
 // Config is what a Manager needs.
@@ -41,6 +42,7 @@ type Config struct {
 type Manager struct {
 	cfg     Config
 	flushes flushes
+	shared  *fsm.Shared
 	stop    chan struct{}  // closed by Close
 	wg      sync.WaitGroup // those who rest idle stores and tend streams
 
@@ -69,7 +71,8 @@ func NewManager(cfg Config) *Manager {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{}), stop: make(chan struct{})}
+	m := &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{}), stop: make(chan struct{}),
+		shared: fsm.NewShared(flushSlots)}
 	m.wg.Go(func() { m.restIdle(m.stop) }) // ends with Close
 	m.wg.Go(func() { m.tend(m.stop) })     // ends with Close
 	return m

@@ -71,8 +71,8 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	s.door.store, s.subscriptions.store, s.subscriptions.pusher = s, s, m.cfg.Push
 	s.door.propose = func(entry []byte) (proposal, error) { return s.group.Propose(entry) }
 	s.SetLimits(spec.Limits)
-	onDirty := s.flushSoon
-	if spec.Name == api.ConfigStore { // small, and what a node that starts alone knows of its stores: synced at once
+	onDirty, prior := s.flushSoon, spec.Name == api.ConfigStore
+	if prior { // small, and what a node that starts alone knows of its stores: synced at once, before all others
 		onDirty = nil
 	}
 	machine, err := fsm.Open(fsm.Config{
@@ -84,7 +84,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 			}
 			m.cfg.OnFatal(err)
 		},
-		OnDirty: onDirty,
+		OnDirty: onDirty, Shared: m.shared, Prior: prior,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
@@ -117,7 +117,8 @@ func (s *Store) flushSoon() {
 }
 
 // flushes spreads the syncs of a node's state files. Each costs a sync of a file that may have grown, and while the file system writes its journal for it the
-// raft log waits too; nobody waits for a flush, since the log has what is not flushed.
+// raft log waits too; nobody waits for a flush, since the log has what is not flushed. It says when a flush is due; how many are under way at once, on
+// a disk that is slower than that, is bounded by flushSlots.
 type flushes struct {
 	mu   sync.Mutex // guards next
 	next time.Time  // no flush before
@@ -126,6 +127,10 @@ type flushes struct {
 const (
 	flushEvery = time.Second           // applied entries are flushed so long after the first of them, when few stores are written to
 	flushGap   = 40 * time.Millisecond // between two flushes of a node: 200 busy stores are flushed every 8 s
+
+	// flushSlots is how many state files are synced at once, whoever asks for it; config is not counted. More would not make a disk faster, and the log waits
+	// behind each of them.
+	flushSlots = 4
 )
 
 // after reserves the next place and returns how long it is until then.

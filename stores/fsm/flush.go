@@ -3,12 +3,10 @@ package fsm
 import (
 	"cmp"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -18,45 +16,51 @@ const (
 	maxOverlay = 64 << 20
 )
 
-// Flush writes what is applied into the file. Durable on return. Readers and appliers go on meanwhile.
+// Flush writes what is applied into the file. Durable on return. Readers and appliers go on meanwhile. Where machines share slots it waits for one.
 //
 // We may die anywhere. Before the commit the file is the state as it was, and raft gives the entries again; after it the file is the state as it was when the
 // overlay froze, with its applied index. Runs, merges under way and the catalog are part of the same transaction.
 func (f *FSM) Flush() error {
-	if clean, err := f.clean(); clean {
-		return err
-	}
-	leave, err := f.enter()
-	if err == nil && f.mapShort() {
-		leave()
-		if err := f.grow(); err != nil {
-			return err
-		}
-		leave, err = f.enter()
-	}
-	switch {
-	case errors.Is(err, berrors.ErrDatabaseNotOpen): // Close came first, and has flushed
-		return nil
-	case err == nil:
-		err = f.flush()
-		leave()
-	}
+	err := f.flushInTurn()
 	if err != nil {
 		f.fail(err)
 	}
 	return err
 }
 
-// clean reports that there is nothing to flush, or that nothing can be flushed any more, and then why.
+// flushInTurn lets the machine's flushes through one by one, so that a machine has one slot at most, and those that find nothing left to do take none.
+// While a slot is held, nothing is waited for that may itself wait for a slot: a flush does not wake a machine, and those who hold file, flushing or
+// applying never begin a flush.
+func (f *FSM) flushInTurn() error {
+	f.turn.Lock() // what another flush is writing must be on disk when we say so
+	defer f.turn.Unlock()
+	if clean, err := f.clean(); clean {
+		return err
+	}
+	defer f.slot()()
+	leave := f.enterOpen()
+	if leave != nil && f.mapShort() {
+		leave()
+		if err := f.grow(); err != nil {
+			return err
+		}
+		leave = f.enterOpen()
+	}
+	if leave == nil {
+		return nil
+	}
+	defer leave()
+	return f.flush()
+}
+
+// clean reports that there is nothing to flush, or that nothing can be flushed any more, and then why. turn is held.
 func (f *FSM) clean() (bool, error) {
-	f.flushing.Lock() // what another flush is writing must be on disk when we say so
-	defer f.flushing.Unlock()
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.failed != nil || !f.dirty && f.frozen == nil, f.failed
 }
 
-// flush is Flush for those who hold file.
+// flush is Flush for those who hold turn and file.
 func (f *FSM) flush() error {
 	f.flushing.Lock()
 	defer f.flushing.Unlock()

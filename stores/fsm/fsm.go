@@ -26,11 +26,15 @@ type Config struct {
 	// OnDirty is called when something was applied that is not synced yet, and nothing was before. Flush must be called within a moment: what it
 	// keeps back is memory, and work to be done again after a crash. It must not block. Default: every batch is synced at once.
 	OnDirty func()
+	// Shared is what the node's machines have together: its flushes take turns with theirs. Default: the machine stands alone, and waits for no other.
+	Shared *Shared
+	// Prior is for the machine that all others wait for: it does not wait for what is shared.
+	Prior bool
 }
 
 // FSM is the state machine of one store. Apply and Restore are called by one goroutine, raft's; everything else may be called concurrently.
 //
-// Locks are taken in the order sweep.mu, file, flushing, applying, mu.
+// Locks are taken in the order sweep.mu, turn, a slot of Shared, file, flushing, applying, mu.
 type FSM struct {
 	cfg      Config
 	onAppend func(term uint64, stream string, first, last uint64)
@@ -39,7 +43,8 @@ type FSM struct {
 	db       *bolt.DB     // nil while the machine rests and after Close; see enter
 	reserved int64        // address space that the file's map has
 
-	flushing sync.Mutex // held by the one flush that runs
+	turn     sync.Mutex // held by the one flush that runs or waits for a slot
+	flushing sync.Mutex // held by whoever writes into the file: the flush, and steps of scavenging
 
 	applying sync.Mutex // guards applier and reader, and of the active overlay what is not published; held for a batch, and for moments by a flush
 	applier  applier

@@ -9,7 +9,7 @@ import (
 // A machine that is not used rests: its file is closed, and with it go a file descriptor, the mapped pages and bbolt's own memory. What it has applied,
 // and how many events and streams there are, stays in memory. The first who needs the file opens it again.
 
-// enter takes the file for a reader, an applier or a flush, and opens it when the machine rests. Unless it fails, leave ends the use. After Close it is
+// enter takes the file for a reader or an applier, and opens it when the machine rests. Unless it fails, leave ends the use. After Close it is
 // ErrDatabaseNotOpen.
 func (f *FSM) enter() (leave func(), err error) {
 	f.uses.Add(1)
@@ -23,6 +23,18 @@ func (f *FSM) enter() (leave func(), err error) {
 			return nil, err
 		}
 	}
+}
+
+// enterOpen is enter for a flush. It returns nil when the file is closed: then everything that was applied before is in it, for neither Rest nor Close
+// closes it otherwise.
+func (f *FSM) enterOpen() (leave func()) {
+	f.uses.Add(1)
+	f.file.RLock()
+	if f.db == nil {
+		f.file.RUnlock()
+		return nil
+	}
+	return f.file.RUnlock
 }
 
 // wake opens the file of a machine that rests.
