@@ -281,6 +281,9 @@ func (n *Node) Start() {
 	}()
 }
 
+// Flags adds flags from the node's next start on. One that it has already is replaced.
+func (n *Node) Flags(flags ...string) { n.args = append(n.args, flags...) }
+
 // Running reports whether the process runs.
 func (n *Node) Running() bool {
 	if n.cmd == nil {

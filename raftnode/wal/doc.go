@@ -16,7 +16,9 @@
 // # The invariant
 //
 // What was acknowledged is read back as it was written, or as an error, never
-// as something else and never as silence. bbolt does not checksum its data
+// as something else and never as silence, with one exception: after a crash,
+// damage at the very end of the log looks like what the crash left (DESIGN.md,
+// Damage). bbolt does not checksum its data
 // pages, so everything we store is sealed with a CRC32C that covers the group
 // and the key it belongs to, and a small header a group counts what must be
 // there: a damaged value, a lost vote and a vanished entry are each an

@@ -15,7 +15,12 @@ import (
 // written opens a log in a fresh directory, writes so many entries one by one, and closes it, or leaves it as a killed process does.
 func written(t *testing.T, n int, clean bool) Config {
 	t.Helper()
-	cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentHead + 4096}
+	return writtenIn(t, segmentHead+4096, n, clean)
+}
+
+func writtenIn(t *testing.T, segmentSize int64, n int, clean bool) Config {
+	t.Helper()
+	cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentSize}
 	l, err := OpenSegments(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +80,7 @@ func survey(t *testing.T, cfg Config, what string) (entries int, err error) {
 }
 
 // Every single bit of the written part is flipped, one at a time (every byte, one bit of it). After a clean close nothing may be missing without an error; after a
-// crash the last batch may, since it looks like one that was never finished.
+// crash the last batch may, since it looks like one that was never finished; TestWhatACrashHides has more.
 func TestFlippedBits(t *testing.T) {
 	const n = 6
 	for _, clean := range []bool{true, false} {
