@@ -6,10 +6,11 @@ import (
 )
 
 // Stores that nobody uses have their state files closed (fsm.FSM.Rest): a node's memory and open files go with the stores in use, not with all there are.
+// However many are in use, no more than openFiles are open: there a store rests whenever another one wakes (fsm.Shared).
 const (
 	restSweep = 5 * time.Second // how often the manager looks
 	restAfter = 3               // sweeps without a use before a store rests …
-	restOpen  = 512             // … or one, while more files than this are open
+	restOpen  = 512             // … or one, while more files than this are open: those in use may be more
 )
 
 // idleness is what the manager remembers of a store from one sweep to the next.

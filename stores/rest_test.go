@@ -51,7 +51,7 @@ func TestIdleStoresRest(t *testing.T) {
 	}
 }
 
-// With too many files open, whoever was not used since the last sweep rests, and no more than it takes.
+// With many files open, whoever was not used since the last sweep rests, and no more than it takes. Those in use are bounded by fsm.Shared.
 func TestTooManyOpenFiles(t *testing.T) {
 	m, list := restingManager(t, restOpen+3)
 	seen := m.sweep(nil)

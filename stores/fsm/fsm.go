@@ -34,10 +34,12 @@ type Config struct {
 
 // FSM is the state machine of one store. Apply and Restore are called by one goroutine, raft's; everything else may be called concurrently.
 //
-// Locks are taken in the order sweep.mu, turn, a slot of Shared, file, flushing, applying, mu.
+// Locks are taken in the order sweep.mu, waking, a place of Shared, turn, a slot of Shared, file, flushing, applying, mu.
 type FSM struct {
 	cfg      Config
 	onAppend func(term uint64, stream string, first, last uint64)
+
+	waking sync.Mutex // held by the one who opens the file of a machine that rests
 
 	file     sync.RWMutex // guards db, reserved and streams' coming and going: Restore, grow, Rest and Close replace the file while nobody is in it
 	db       *bolt.DB     // nil while the machine rests and after Close; see enter
@@ -67,6 +69,7 @@ type FSM struct {
 
 	background sync.WaitGroup // flushes in the background
 	uses       atomic.Uint64  // calls of enter
+	lastUse    atomic.Uint64  // Shared.opens at the last of them
 	pending    atomic.Uint64  // bytes in the active overlay
 	held       atomic.Uint64  // bytes in the frozen one
 	restoring  atomic.Int32   // whether a restore is under way, where it is known, see restore.go
@@ -100,11 +103,14 @@ func Open(cfg Config) (*FSM, error) {
 	f := &FSM{cfg: cfg, bounds: usualBounds, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
 	f.room = sync.NewCond(&f.mu)
 	f.sweep.limit, f.sweep.least = sweepEvents, holesAt
-	file, err := openFile(cfg.Path, cfg)
+	cfg.Shared.place(cfg.Prior)
+	file, err := openSparing(cfg.Path, cfg, cfg.Shared.spare)
 	if err != nil {
+		cfg.Shared.giveUp()
 		return nil, err
 	}
 	f.db, f.state, f.reserved = file.db, file.st, file.reserved
+	cfg.Shared.opened(f) // from now on others may make it rest
 	return f, nil
 }
 
@@ -113,6 +119,15 @@ type stateFile struct {
 	db       *bolt.DB
 	st       state
 	reserved int64
+}
+
+// openSparing is openFile that makes others rest when there is no descriptor left, as long as spare finds one.
+func openSparing(path string, cfg Config, spare func() bool) (file stateFile, err error) {
+	file, err = openFile(path, cfg)
+	for noDescriptor(err) && spare() {
+		file, err = openFile(path, cfg)
+	}
+	return file, err
 }
 
 func openFile(path string, cfg Config) (file stateFile, err error) {
@@ -183,6 +198,7 @@ func (f *FSM) Close() error {
 	}
 	db := f.db
 	f.db = nil
+	defer f.cfg.Shared.closed(f)
 	return errors.Join(err, db.Close())
 }
 

@@ -12,11 +12,11 @@ import (
 // enter takes the file for a reader or an applier, and opens it when the machine rests. Unless it fails, leave ends the use. After Close it is
 // ErrDatabaseNotOpen.
 func (f *FSM) enter() (leave func(), err error) {
-	f.uses.Add(1)
+	f.use()
 	for {
 		f.file.RLock()
 		if f.db != nil {
-			return f.file.RUnlock, nil
+			return f.leave, nil
 		}
 		f.file.RUnlock()
 		if err := f.wake(); err != nil {
@@ -28,22 +28,52 @@ func (f *FSM) enter() (leave func(), err error) {
 // enterOpen is enter for a flush. It returns nil when the file is closed: then everything that was applied before is in it, for neither Rest nor Close
 // closes it otherwise.
 func (f *FSM) enterOpen() (leave func()) {
-	f.uses.Add(1)
+	f.use()
 	f.file.RLock()
 	if f.db == nil {
 		f.file.RUnlock()
 		return nil
 	}
-	return f.file.RUnlock
+	return f.leave
 }
 
-// wake opens the file of a machine that rests.
+// use notes that the file is needed.
+func (f *FSM) use() {
+	f.uses.Add(1)
+	if s := f.cfg.Shared; s != nil {
+		f.lastUse.Store(s.opens.Load())
+	}
+}
+
+// leave ends a use.
+func (f *FSM) leave() {
+	f.file.RUnlock()
+	f.cfg.Shared.leave()
+}
+
+// wake opens the file of a machine that rests. Where too many files are open, others rest first.
 func (f *FSM) wake() error {
-	f.file.Lock()
-	defer f.file.Unlock()
-	if f.db != nil {
+	f.waking.Lock() // so whoever comes here finds it closed, or leaves at once: with the file open, a snapshot stream may hold it for long
+	defer f.waking.Unlock()
+	if !f.Resting() {
 		return nil
 	}
+	shared := f.cfg.Shared
+	shared.place(f.cfg.Prior)
+	err := f.openAgain()
+	for noDescriptor(err) && shared.spare() {
+		err = f.openAgain()
+	}
+	if err != nil {
+		shared.giveUp()
+	}
+	return err
+}
+
+// openAgain opens the file that Rest closed.
+func (f *FSM) openAgain() error {
+	f.file.Lock()
+	defer f.file.Unlock()
 	if f.closing() {
 		return fmt.Errorf("state machine %s: %w", f.cfg.Path, berrors.ErrDatabaseNotOpen)
 	}
@@ -60,6 +90,7 @@ func (f *FSM) wake() error {
 			st.applied, st.position, file.st.applied, file.st.position)
 	}
 	f.db, f.reserved = file.db, file.reserved
+	f.cfg.Shared.opened(f)
 	return nil
 }
 
@@ -75,23 +106,30 @@ func (f *FSM) Resting() bool {
 
 // Rest closes the file when nothing in memory is ahead of it and nobody reads it, and reports whether it is closed. It does not wait for those who use it.
 func (f *FSM) Rest() (bool, error) {
+	rests, _, err := f.rest()
+	return rests, err
+}
+
+// rest is Rest that also reports whether the file was closed just now.
+func (f *FSM) rest() (rests, closed bool, err error) {
 	if !f.file.TryLock() {
-		return false, nil
+		return false, false, nil
 	}
 	defer f.file.Unlock()
 	f.mu.RLock()
 	busy := f.dirty || f.frozen != nil || f.failed != nil || f.closed
 	f.mu.RUnlock()
 	if busy || f.db == nil {
-		return f.db == nil, nil
+		return f.db == nil, false, nil
 	}
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.dropReader()
 	db := f.db
 	f.db = nil
+	defer f.cfg.Shared.closed(f)
 	if err := guard(db.Close); err != nil {
-		return true, fmt.Errorf("close the state file %s: %w", f.cfg.Path, err)
+		return true, true, fmt.Errorf("close the state file %s: %w", f.cfg.Path, err)
 	}
-	return true, nil
+	return true, true, nil
 }

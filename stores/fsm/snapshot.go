@@ -108,6 +108,7 @@ func (f *FSM) lockFile() (unlock func()) {
 		f.replacing--
 		f.mu.Unlock()
 		f.file.Unlock()
+		f.cfg.Shared.leave()
 	}
 }
 
@@ -166,7 +167,8 @@ func (f *FSM) reopen(path string) error {
 			rerr = syncDir(filepath.Dir(path))
 		}
 	}
-	file, err := openFile(f.cfg.Path, f.cfg)
+	// Only machines with nothing to flush may rest for it: a flush that grows has a slot.
+	file, err := openSparing(f.cfg.Path, f.cfg, func() bool { return f.cfg.Shared.rest(1) > 0 })
 	if err != nil {
 		f.fail(fmt.Errorf("reopen %s: %w", f.cfg.Path, err))
 		return err
@@ -210,7 +212,14 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := receive(tmp, rc); err != nil {
 		return fmt.Errorf("restore %s: %w", f.cfg.Path, err)
 	}
-	received, err := openFile(tmp, f.cfg)
+	shared, ours := f.cfg.Shared, false
+	shared.place(f.cfg.Prior) // for the received file, and then for the machine's own if it rests
+	defer func() {
+		if !ours {
+			shared.giveUp()
+		}
+	}()
+	received, err := openSparing(tmp, f.cfg, shared.spare)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
@@ -224,8 +233,15 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := f.hook("received"); err != nil {
 		return err
 	}
+	f.waking.Lock()
+	defer f.waking.Unlock()
 	defer f.lockFile()()
-	if err := f.reopen(tmp); err != nil {
+	rests := f.db == nil
+	err = f.reopen(tmp)
+	if ours = rests && f.db != nil; ours {
+		shared.opened(f)
+	}
+	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return f.hook("restored")
