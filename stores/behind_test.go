@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/raftnode"
 	"github.com/quorate/quorate/stores/fsm"
 )
 
@@ -95,4 +96,45 @@ func TestDiskBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	hasExactly(t, "after the flush", s, append(ids, "after"))
+}
+
+// TestDiskBehindOfTheNode: the same when no store holds much, but all together do. config goes on.
+func TestDiskBehindOfTheNode(t *testing.T) {
+	m, first := openLoneWith(t, Config{}, func(m *Manager) {
+		m.shared = fsm.NewShared(fsm.Bounds{Flushes: flushSlots, Files: 100, Unflushed: 1 << 20})
+	})
+	open := func(name string, id uint64) *Store {
+		s, err := m.Open(Spec{Name: name, ID: id, Incarnation: 1, Members: first.Spec().Members})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.WaitLeadership(t.Context(), func(l raftnode.Leadership) bool { return l.Role == raftnode.Serving }); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	second, config := open("second", 2), open(api.ConfigStore, 3)
+	t.Cleanup(func() { m.CloseConfig() })
+	release := holdFlushes(m)
+	some, refused := appendUntil(t, first, 100<<10, 10) // 1 MB: too little to be refused
+	if refused != nil {
+		release()
+		t.Fatal(refused)
+	}
+	ids, refused := appendUntil(t, second, 100<<10, 100)
+	if !errors.Is(refused, api.ErrDiskBehind) {
+		release()
+		t.Fatalf("after %d appends more: got %v, want disk_behind", len(ids), refused)
+	}
+	if err := appendTo(first, "a", "", 10); !errors.Is(err, api.ErrDiskBehind) {
+		t.Errorf("the other store: got %v, want disk_behind", err)
+	}
+	if err := appendTo(config, "a", "", 10); err != nil {
+		t.Errorf("config: %v", err)
+	}
+	release()
+	appendAgain(t, first, "after")
+	appendAgain(t, second, "after")
+	hasExactly(t, "after the flush", first, append(some, "after"))
+	hasExactly(t, "after the flush", second, append(ids, "after"))
 }
