@@ -76,7 +76,7 @@ var (
 	ErrCondition            = def(409, 20411, "condition_failed", "conditions of the append do not hold; failed says which, and where the streams or the matching events are")
 	ErrTooLarge             = def(413, 20413, "payload_too_large", "the request or one of its events exceeds a limit; split it")
 	ErrOverloaded           = def(429, 20429, "overloaded", "too many requests are waiting at this node; slow down and retry")
-	ErrDiskBehind           = def(503, 20430, "disk_behind", "the store has applied more than the leader's disk has taken; nothing was written; slow down and retry")
+	ErrDiskBehind           = def(503, 20430, "disk_behind", "the store's leader has applied more than its disk has taken; nothing was written; slow down and retry")
 	ErrRateLimited          = def(429, 20431, "rate_limited", "the store takes no more appends a second; nothing was written; retry after retry_after_ms")
 	ErrStoreFull            = def(507, 20432, "store_full", "the store has reached a limit of its record; nothing was written; raise the limit or make room")
 	ErrRestoring            = def(409, 20433, "store_restoring", "a backup is being restored into the store; nothing else is done meanwhile")

@@ -11,6 +11,12 @@ import (
 // openLone opens a store of one replica, which serves when it returns. cfg says what the manager needs beside a node and a folder.
 func openLone(t *testing.T, cfg Config) (*Manager, *Store) {
 	t.Helper()
+	return openLoneWith(t, cfg, func(*Manager) {})
+}
+
+// openLoneWith is openLone with a manager that is changed before it opens the store.
+func openLoneWith(t *testing.T, cfg Config, change func(*Manager)) (*Manager, *Store) {
+	t.Helper()
 	dir := t.TempDir()
 	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
 	if err != nil {
@@ -27,6 +33,7 @@ func openLone(t *testing.T, cfg Config) (*Manager, *Store) {
 	t.Cleanup(func() { node.Close() })
 	cfg.Node, cfg.Dir, cfg.OnFatal = node, dir, func(err error) { t.Error(err) }
 	m := NewManager(cfg)
+	change(m)
 	t.Cleanup(func() { m.Close() })
 	s, err := m.Open(Spec{Name: "orders", ID: 1, Incarnation: 1, Members: []string{identity.ServerID()}})
 	if err != nil {

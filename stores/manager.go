@@ -72,7 +72,7 @@ func NewManager(cfg Config) *Manager {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &Manager{cfg: cfg, stores: make(map[string]*Store), failed: make(map[string]Failure), changed: make(chan struct{}), stop: make(chan struct{}),
-		shared: fsm.NewShared(flushSlots, openFiles(descriptorLimit()))}
+		shared: fsm.NewShared(fsm.Bounds{Flushes: flushSlots, Files: openFiles(descriptorLimit()), Unflushed: unflushed})}
 	m.wg.Go(func() { m.restIdle(m.stop) }) // ends with Close
 	m.wg.Go(func() { m.tend(m.stop) })     // ends with Close
 	return m

@@ -131,6 +131,10 @@ const (
 	// flushSlots is how many state files are synced at once, whoever asks for it; config is not counted. More would not make a disk faster, and the log waits
 	// behind each of them.
 	flushSlots = 4
+
+	// unflushed is how many bytes the overlays of all stores hold before the largest are flushed at once. It is four full overlays, and what a disk takes in a
+	// few seconds. At twice as much appends are refused, at four times a replica waits to apply: memory for it is bounded whatever the number of stores.
+	unflushed = 256 << 20
 )
 
 // after reserves the next place and returns how long it is until then.
@@ -270,7 +274,7 @@ func (s *Store) writable() *api.Error {
 		return s.notLeader(l)
 	}
 	if s.machine.Pressure() > maxPressure {
-		return api.ErrDiskBehind.With("store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
+		return api.ErrDiskBehind.With("the node that leads store %s has applied more than its disk has taken yet; nothing was written; slow down and retry", s.Name())
 	}
 	return nil
 }

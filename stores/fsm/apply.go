@@ -47,8 +47,9 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 			return make([]any, len(logs))
 		}
 	case f.pending.Load() > maxPending:
-		f.kick()
+		f.kick(func() {})
 	}
+	f.cfg.Shared.relieve()
 	if dirtied && f.cfg.OnDirty != nil {
 		f.cfg.OnDirty()
 	}
@@ -132,7 +133,7 @@ func (f *FSM) publish(a *applier) (dirtied bool) {
 	if a.cut {
 		f.sweep.cuts.Add(1)
 	}
-	f.pending.Store(a.o.unsynced)
+	f.account(a.o.unsynced, f.held.Load())
 	dirtied, f.dirty = !f.dirty, true
 	f.announce(a.st)
 	return dirtied

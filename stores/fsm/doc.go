@@ -5,7 +5,7 @@
 //
 // Entries are applied to an overlay in memory; every moment a flush freezes it and writes it into one bbolt file, with the index of the last entry in the
 // same synced transaction. Reads merge the active overlay, the frozen one and a read transaction, and never wait for a flush; applying waits only when the
-// overlays are full (Pressure). An append is acknowledged before it is flushed: it is in the log of a majority. So after a crash the file is the state
+// overlays are full (Pressure), and what needs the file of a machine that rests may wait for a place (Shared). An append is acknowledged before it is flushed: it is in the log of a majority. So after a crash the file is the state
 // after some entry, and raft gives what follows again; entries at or below the applied index are skipped. Raft may cut its log only up to a Snapshot, which
 // flushes first. NoSync is never used: a torn B+tree cannot be replayed away.
 //

@@ -77,7 +77,7 @@ func (f *FSM) flush() error {
 	f.applying.Lock()
 	f.mu.Lock()
 	f.frozen = nil
-	f.held.Store(0)
+	f.account(f.pending.Load(), 0)
 	f.room.Broadcast()
 	f.mu.Unlock()
 	f.dropReader()        // the next batch must not look into what was before the flush, and what the flush freed must not be kept
@@ -99,8 +99,7 @@ func (f *FSM) freeze() (*overlay, state, error) {
 	if f.frozen == nil { // only entries without events
 		f.frozen = newOverlay(f.state)
 	}
-	f.held.Store(f.frozen.unsynced)
-	f.pending.Store(0)
+	f.account(0, f.frozen.unsynced)
 	return f.frozen, f.state, nil
 }
 
@@ -253,17 +252,18 @@ func addSorted[E any](all []E, add func(key, value []byte) error, order func(a, 
 	return nil
 }
 
-// kick flushes in the background, unless that is going on already.
-func (f *FSM) kick() {
+// kick flushes in the background, and then calls done, unless that is going on already. It reports whether it does.
+func (f *FSM) kick(done func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.kicked || f.closed {
-		return
+		return false
 	}
 	f.kicked = true
 	f.background.Add(1)
 	go func() { // ends when little is left to flush
 		defer f.background.Done()
+		defer done()
 		for {
 			err := f.Flush()
 			f.mu.Lock()
@@ -276,20 +276,37 @@ func (f *FSM) kick() {
 			f.mu.Unlock()
 		}
 	}()
+	return true
 }
 
-// Pressure says how full the overlays are: 0 when everything is on disk, 1 when applying has to wait for the flush. Whoever lets requests in should refuse
-// them from about 0.5 on, with 503 and a retry, for what waits in the log comes on top. It costs two atomic loads.
-func (f *FSM) Pressure() float64 { return float64(f.unsynced()) / maxOverlay }
+// Pressure says how full the overlays are, this machine's or those of all that share with it, whichever is fuller: 0 when everything is on disk, 1 when
+// applying has to wait for a flush. Whoever lets requests in should refuse them from about 0.5 on, with 503 and a retry, for what waits in the log comes on
+// top. It costs three atomic loads. Prior knows its own only.
+func (f *FSM) Pressure() float64 {
+	own := float64(f.unsynced()) / maxOverlay
+	if f.cfg.Prior {
+		return own
+	}
+	return max(own, f.cfg.Shared.pressure())
+}
 
 func (f *FSM) unsynced() uint64 { return f.pending.Load() + f.held.Load() }
 
-// waitRoom waits while the overlays are full. It ends with the flush, or when that fails.
+// waitRoom waits while the overlays are full. It ends with a flush, or when the machine fails.
 func (f *FSM) waitRoom() {
-	if f.unsynced() <= maxOverlay {
+	if f.Pressure() <= 1 {
 		return
 	}
-	f.kick()
+	if f.unsynced() > maxOverlay {
+		f.waitOwnRoom()
+	}
+	if !f.cfg.Prior {
+		f.cfg.Shared.waitRoom(f)
+	}
+}
+
+func (f *FSM) waitOwnRoom() {
+	f.kick(func() {})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.failed == nil && f.kicked && f.unsynced() > maxOverlay {

@@ -188,11 +188,15 @@ func (f *FSM) Close() error {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
+	f.cfg.Shared.tell()
 	f.background.Wait()
 	defer f.lockFile()()
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.dropReader()
+	f.mu.Lock()
+	f.account(0, 0) // a machine that has failed takes what it did not flush with it
+	f.mu.Unlock()
 	if f.db == nil {
 		return err
 	}
@@ -228,6 +232,7 @@ func (f *FSM) fail(err error) {
 		f.room.Broadcast()
 	}
 	f.mu.Unlock()
+	f.cfg.Shared.tell()
 	if first {
 		f.cfg.OnFatal(fmt.Errorf("state machine %s: %w", f.cfg.Path, err))
 	}

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// A machine whose file is open has a place, and there are Shared.files of them. Whoever opens a file when none is left first makes a machine rest that was
+// A machine whose file is open has a place, and there are Bounds.Files of them. Whoever opens a file when none is left first makes a machine rest that was
 // used the least recently, and only when all are in use waits for one. A place is asked for before anything of the machine's is locked, and with no slot
 // held: making room may need a flush.
 
@@ -25,7 +25,7 @@ func (s *Shared) place(prior bool) {
 	defer s.waiting.Store(false)
 	for !s.take(false) {
 		s.waiting.Store(true) // before we look: who leaves after we have looked tells us
-		if s.rest(max(1, s.files/restAtOnce)) > 0 || s.flushAndRest() {
+		if s.rest(max(1, s.bounds.Files/restAtOnce)) > 0 || s.flushAndRest() {
 			continue
 		}
 		<-s.left
@@ -36,7 +36,7 @@ func (s *Shared) place(prior bool) {
 func (s *Shared) take(prior bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !prior && s.taken >= s.files {
+	if !prior && s.taken >= s.bounds.Files {
 		return false
 	}
 	s.taken++

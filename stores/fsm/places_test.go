@@ -65,7 +65,7 @@ func resting(machines []*FSM) (list []bool) {
 // However many machines are in use at once, no more files are open than there are places, and everybody is served.
 func TestOpenFilesAreBounded(t *testing.T) {
 	const places = 3
-	machines, dir := openMany(t, NewShared(2, places), 12)
+	machines, dir := openMany(t, NewShared(Bounds{Flushes: 2, Files: places, Unflushed: 1 << 30}), 12)
 	var workers sync.WaitGroup
 	var writes atomic.Int64
 	for i, f := range machines {
@@ -114,7 +114,7 @@ func TestOpenFilesAreBounded(t *testing.T) {
 
 // The machine that was used the least recently rests for one that wakes; one that is in use does not, and one that has something to flush is flushed.
 func TestWhoRestsForAnother(t *testing.T) {
-	shared := NewShared(1, 3)
+	shared := NewShared(Bounds{Flushes: 1, Files: 3, Unflushed: 1 << 30})
 	machines, _ := openMany(t, shared, 4)
 	read := func(f *FSM) {
 		t.Helper()
@@ -158,7 +158,7 @@ func TestWhoRestsForAnother(t *testing.T) {
 
 // When every machine is in use, the one that wakes waits until one is left, and not longer.
 func TestWakeWaitsForAMachineThatIsLeft(t *testing.T) {
-	shared := NewShared(1, 1)
+	shared := NewShared(Bounds{Flushes: 1, Files: 1, Unflushed: 1 << 30})
 	machines, dir := openMany(t, shared, 2) // the second one has the place
 	reading, proceed := make(chan struct{}), make(chan struct{})
 	machines[1].hookView = func() { close(reading); <-proceed }
@@ -188,7 +188,7 @@ func TestWakeWaitsForAMachineThatIsLeft(t *testing.T) {
 // Machines that are only opened, at the same time, do not wait for one another's first use.
 func TestOpeningDoesNotWaitForUse(t *testing.T) {
 	for range 20 {
-		shared := NewShared(1, 1)
+		shared := NewShared(Bounds{Flushes: 1, Files: 1, Unflushed: 1 << 30})
 		var wg sync.WaitGroup
 		for range 4 {
 			cfg := testConfig(filepath.Join(t.TempDir(), "state.db"))
@@ -211,7 +211,7 @@ func TestOpeningDoesNotWaitForUse(t *testing.T) {
 
 // The machine that all others wait for does not wait for a place.
 func TestPriorWaitsForNoPlace(t *testing.T) {
-	shared := NewShared(1, 1)
+	shared := NewShared(Bounds{Flushes: 1, Files: 1, Unflushed: 1 << 30})
 	f := openShared(t, shared)
 	f.hookView = func() {
 		prior := openShared(t, shared, func(cfg *Config) { cfg.Prior, cfg.OnDirty = true, nil })
@@ -224,7 +224,7 @@ func TestPriorWaitsForNoPlace(t *testing.T) {
 
 // Places are given back by whoever closes, fails to open, or replaces a file, and a machine that rested keeps its own when its state is replaced.
 func TestPlacesAreGivenBack(t *testing.T) {
-	shared := NewShared(1, 2)
+	shared := NewShared(Bounds{Flushes: 1, Files: 2, Unflushed: 1 << 30})
 	f := openShared(t, shared)
 	taken := func(want int) {
 		t.Helper()
@@ -289,7 +289,7 @@ func TestPlacesAreGivenBack(t *testing.T) {
 
 // Where the process has no descriptor left, a machine that wakes makes another rest, also one that has something to flush.
 func TestWakeWithoutDescriptors(t *testing.T) {
-	shared := NewShared(1, 100)
+	shared := NewShared(Bounds{Flushes: 1, Files: 100, Unflushed: 1 << 30})
 	machines, _ := openMany(t, shared, 3)
 	if ok, err := machines[0].Rest(); !ok || err != nil {
 		t.Fatal(err)

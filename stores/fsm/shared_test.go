@@ -54,7 +54,7 @@ func inTurn(f *FSM) bool {
 // Whoever flushes, there are never more flushes under way than slots, and all of them come to an end.
 func TestFlushesAreBounded(t *testing.T) {
 	const slots = 2
-	shared := NewShared(slots, 100)
+	shared := NewShared(Bounds{Flushes: slots, Files: 100, Unflushed: 1 << 30})
 	var mu sync.Mutex
 	under, most, all := 0, 0, 0
 	arrived, proceed := make(chan struct{}, 100), make(chan struct{})
@@ -85,7 +85,7 @@ func TestFlushesAreBounded(t *testing.T) {
 			return s.Persist(discarded{})
 		},
 		"of a full overlay": func(f *FSM) error {
-			f.kick()
+			f.kick(func() {})
 			f.background.Wait()
 			return nil
 		},
@@ -136,7 +136,7 @@ func TestFlushesAreBounded(t *testing.T) {
 
 // A machine that waits for a slot is read and applied to, and nobody who needs its file for themselves waits.
 func TestWaitingForASlotHoldsNothing(t *testing.T) {
-	shared := NewShared(1, 100)
+	shared := NewShared(Bounds{Flushes: 1, Files: 100, Unflushed: 1 << 30})
 	f := openShared(t, shared)
 	apply(t, f, cmd("s", -2, "a"))
 	done := shared.Slot()
@@ -165,7 +165,7 @@ func TestWaitingForASlotHoldsNothing(t *testing.T) {
 
 // A flush that fails gives its slot back, and so does one that finds, when it has its slot, that the machine has failed.
 func TestAFailedFlushGivesItsSlotBack(t *testing.T) {
-	shared := NewShared(1, 100)
+	shared := NewShared(Bounds{Flushes: 1, Files: 100, Unflushed: 1 << 30})
 	failing := openShared(t, shared, func(cfg *Config) { cfg.OnFatal = func(error) {} })
 	apply(t, failing, cmd("s", -2, "a"))
 	failing.hookStep = func(step string) error {
@@ -197,7 +197,7 @@ func TestAFailedFlushGivesItsSlotBack(t *testing.T) {
 
 // The machine that all others wait for takes no slot.
 func TestPriorWaitsForNoSlot(t *testing.T) {
-	shared := NewShared(1, 100)
+	shared := NewShared(Bounds{Flushes: 1, Files: 100, Unflushed: 1 << 30})
 	defer shared.Slot()()
 	f := openShared(t, shared, func(cfg *Config) { cfg.Prior, cfg.OnDirty = true, nil })
 	apply(t, f, cmd("s", -2, "a"))
@@ -208,7 +208,7 @@ func TestPriorWaitsForNoSlot(t *testing.T) {
 
 // A flush that finds, when its turn comes, that another has written everything neither waits for a slot nor wakes the machine.
 func TestAFlushOfNothingTakesNoSlot(t *testing.T) {
-	shared := NewShared(1, 100)
+	shared := NewShared(Bounds{Flushes: 1, Files: 100, Unflushed: 1 << 30})
 	f := openShared(t, shared)
 	f.ApplyBatch([]*raft.Log{entry(1, cmd("s", -2, "a"))})
 	if err := f.Flush(); err != nil {

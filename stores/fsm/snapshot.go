@@ -177,8 +177,7 @@ func (f *FSM) reopen(path string) error {
 	if path != f.cfg.Path {
 		f.mu.Lock()
 		f.active, f.frozen, f.dirty = nil, nil, false
-		f.pending.Store(0)
-		f.held.Store(0)
+		f.account(0, 0)
 		f.restoring.Store(restoringUnknown) // before anybody sees the state
 		f.announce(file.st)
 		f.sweep.cuts.Add(1)
