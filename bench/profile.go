@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -113,20 +111,11 @@ func (b *bench) profileOf(ctx context.Context, q *quorate, row *result) error {
 // sample fetches a node's CPU profile.
 func (q *quorate) sample(ctx context.Context, node int, length time.Duration) (*profile.Profile, error) {
 	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%.0f", q.addr(node, 3), length.Seconds())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	raw, err := get(ctx, url)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", url, err)
 	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(res.Body, 200))
-		return nil, fmt.Errorf("%s: %s: %s", url, res.Status, text)
-	}
-	return profile.Parse(res.Body)
+	return profile.ParseData(raw)
 }
 
 // timeByPart divides a CPU profile.

@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"errors"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -25,8 +24,7 @@ type growth struct {
 	mu      sync.Mutex // guards what follows
 	entries uint64
 	bytes   int64
-	limit   int64 // bytes at which the log is cut
-	started bool  // raft can be asked
+	limit   int64 // bytes at which the log is cut; 0: raft cannot be asked yet
 	cutting bool
 }
 
@@ -34,7 +32,7 @@ type growth struct {
 func (w *growth) start() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.started = true
+	w.limit = keepAtLeast / 2
 }
 
 // grew counts entries that were applied and reports whether the log is to be cut now. Until cut is called the answer is then no.
@@ -47,7 +45,7 @@ func (w *growth) grew(logs []*raft.Log) bool {
 	defer w.mu.Unlock()
 	w.entries += uint64(len(logs))
 	w.bytes += int64(bytes)
-	if !w.started || w.cutting || w.bytes < max(w.limit, keepAtLeast/2) {
+	if w.limit == 0 || w.cutting || w.bytes < w.limit {
 		return false
 	}
 	w.cutting = true
@@ -95,7 +93,7 @@ func (g *Group) compact() {
 		g.log.Error("the log is kept longer than it should be", "error", err)
 		return
 	}
-	if err := g.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
+	if err := g.takeSnapshot(); err != nil && g.ctx.Err() == nil {
 		g.log.Warn("no snapshot was taken; the log is cut later", "error", err)
 	}
 }

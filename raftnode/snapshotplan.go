@@ -52,7 +52,7 @@ func (g *Group) snapshot() {
 	}
 	defer g.inflight.Done()
 	if m := g.snapshots.current(); m == nil || g.raft.LastIndex() >= m.Index+snapshotThreshold {
-		if err := g.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		if err := g.takeSnapshot(); err != nil {
 			if g.ctx.Err() == nil {
 				g.log.Warn("no snapshot was taken; it is tried again", "error", err)
 				g.planSnapshot()
@@ -61,4 +61,13 @@ func (g *Group) snapshot() {
 		}
 	}
 	g.awaitGrowth()
+}
+
+// takeSnapshot has raft take a snapshot and cut its log. That there is nothing new is no error.
+func (g *Group) takeSnapshot() error {
+	err := g.raft.Snapshot().Error()
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
 }

@@ -53,12 +53,23 @@ func gcPercent(lives uint64) int {
 
 // scanned is what GOGC is a percentage of: what the last collection found alive, and what it looked through besides.
 func scanned() (sum uint64) {
-	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
+	for _, v := range readMetrics("/gc/heap/live:bytes", "/gc/scan/stack:bytes", "/gc/scan/globals:bytes") {
+		sum += v
+	}
+	return sum
+}
+
+// readMetrics returns what the runtime says; 0 for what it does not know.
+func readMetrics(names ...string) []uint64 {
+	s, values := make([]metrics.Sample, len(names)), make([]uint64, len(names))
+	for i, name := range names {
+		s[i].Name = name
+	}
 	metrics.Read(s)
 	for i := range s {
 		if s[i].Value.Kind() == metrics.KindUint64 {
-			sum += s[i].Value.Uint64()
+			values[i] = s[i].Value.Uint64()
 		}
 	}
-	return sum
+	return values
 }

@@ -19,7 +19,7 @@ type Disk struct {
 	image string
 }
 
-// diskBytes is a disk's size: segments of the log are 32 MiB, and there are a few of them.
+// diskBytes is a disk's size: segments of the log are 8 MiB, and there are a few of them.
 const diskBytes = 400 << 20
 
 // NewDisk makes and mounts a file system, or skips the test when that is not possible here. It goes with the test.

@@ -51,8 +51,7 @@ func (t *Transport) Call(ctx context.Context, to string, method byte, body []byt
 	m := newMessage(frameQuestion)
 	m.payload = append(append(m.payload, opCall, method), body...)
 	e := &exchange{resp: &answer, done: make(chan struct{})}
-	_, lane := t.callsOf(method)
-	id, err := c.ask(e, lane, m)
+	id, err := c.ask(e, t.callsOf(method).lane, m)
 	if err != nil {
 		return nil, fmt.Errorf("call to %s: %w", to, err)
 	}
@@ -74,12 +73,22 @@ func (t *Transport) Call(ctx context.Context, to string, method byte, body []byt
 	return nil, fmt.Errorf("call to %s: %w: %w", to, ErrOutcomeUnknown, e.err)
 }
 
-// callsOf returns where calls of the method wait for their handler, and the lane in which they and their answers go.
-func (t *Transport) callsOf(method byte) (*inbox[call], string) {
+// callBox is where calls wait for their handler, and the lane in which they and their answers go.
+type callBox struct {
+	*inbox[call]
+	lane string
+}
+
+func (t *Transport) newCalls(lane string, workers int) callBox {
+	return callBox{&inbox[call]{handle: t.answerCall, workers: workers, maxItems: maxCallsWaiting, maxBytes: laneBytes, all: &t.inbound, wg: &t.wg}, lane}
+}
+
+// callsOf returns the box of a method's calls.
+func (t *Transport) callsOf(method byte) callBox {
 	if t.cfg.Waits != nil && t.cfg.Waits(method) {
-		return t.waits, waitLane
+		return t.waits
 	}
-	return t.calls, callLane
+	return t.calls
 }
 
 // call is a peer's Call on its way to the Handler.
@@ -102,8 +111,7 @@ func (t *Transport) answerCall(c call) {
 	} else {
 		m.payload = append(append(m.payload, statusOK), body...)
 	}
-	_, lane := t.callsOf(c.method)
-	c.conn.answer(lane, c.id, m)
+	c.conn.answer(t.callsOf(c.method).lane, c.id, m)
 }
 
 // note is what a peer gave to Send: method and body.

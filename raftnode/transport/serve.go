@@ -103,8 +103,7 @@ func (s *served) box(d *decoder) (op byte, g *Group, box room, err error) {
 		if len(d.b) > 0 { // it stays: what follows the operation is read by question
 			method = d.b[0]
 		}
-		calls, _ := s.transport.callsOf(method)
-		return op, nil, calls, nil
+		return op, nil, s.transport.callsOf(method), nil
 	}
 	op, key := d.address()
 	if d.err != nil {
@@ -158,8 +157,7 @@ func (s *served) question(in incoming) {
 	taken := false
 	if op == opCall {
 		method := d.byte()
-		calls, _ := t.callsOf(method)
-		taken = calls.offer(call{conn: s, id: in.exchange, method: method, body: d.b}, len(in.payload))
+		taken = t.callsOf(method).offer(call{conn: s, id: in.exchange, method: method, body: d.b}, len(in.payload))
 	} else {
 		cmd, err := d.request(op)
 		if err != nil {

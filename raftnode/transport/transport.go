@@ -64,8 +64,8 @@ type Transport struct {
 	counts    counters
 	strangers atomic.Uint64
 	inbound   atomic.Int64 // bytes in all inboxes
-	calls     *inbox[call]
-	waits     *inbox[call]  // those whose handler waits for others
+	calls     callBox
+	waits     callBox       // those whose handler waits for others
 	own       *inbox[note]  // what this node sends to itself
 	limit     *rate.Limiter // of outgoing snapshots, in bytes
 	outgoing  chan struct{} // a place for each snapshot
@@ -139,8 +139,7 @@ func Listen(cfg Config) (*Transport, error) {
 		outgoing: make(chan struct{}, cfg.SnapshotsOut), incoming: make(chan struct{}, cfg.SnapshotsIn),
 		groups: make(map[string]*Group), links: make(map[linkKey]*link), accepted: make(map[acceptedKey]*accepted),
 	}
-	t.calls = &inbox[call]{handle: t.answerCall, workers: maxCalls, maxItems: maxCallsWaiting, maxBytes: laneBytes, all: &t.inbound, wg: &t.wg}
-	t.waits = &inbox[call]{handle: t.answerCall, workers: maxCallsWaiting, maxItems: maxCallsWaiting, maxBytes: laneBytes, all: &t.inbound, wg: &t.wg}
+	t.calls, t.waits = t.newCalls(callLane, maxCalls), t.newCalls(waitLane, maxCallsWaiting)
 	t.own = t.newNotes()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.spawn(t.accept) // ends when the listener is closed

@@ -123,10 +123,10 @@ type stateFile struct {
 
 // openSparing is openFile that makes others rest when there is no descriptor left, as long as spare finds one.
 func openSparing(path string, cfg Config, spare func() bool) (file stateFile, err error) {
-	file, err = openFile(path, cfg)
-	for noDescriptor(err) && spare() {
+	err = sparing(spare, func() (err error) {
 		file, err = openFile(path, cfg)
-	}
+		return err
+	})
 	return file, err
 }
 

@@ -145,6 +145,15 @@ func (f *FSM) restNow() bool {
 	return closed
 }
 
+// sparing opens, and does so again while there is no descriptor left and spare finds one.
+func sparing(spare func() bool, open func() error) error {
+	err := open()
+	for noDescriptor(err) && spare() {
+		err = open()
+	}
+	return err
+}
+
 // noDescriptor reports whether a file was not opened because the process, or the system, has too many open. Then it helps that another machine rests.
 func noDescriptor(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)

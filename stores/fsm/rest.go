@@ -60,10 +60,7 @@ func (f *FSM) wake() error {
 	}
 	shared := f.cfg.Shared
 	shared.place(f.cfg.Prior)
-	err := f.openAgain()
-	for noDescriptor(err) && shared.spare() {
-		err = f.openAgain()
-	}
+	err := sparing(shared.spare, f.openAgain)
 	if err != nil {
 		shared.giveUp()
 	}
