@@ -135,9 +135,9 @@ func (t *Transport) Send(to string, method byte, body []byte) error {
 		return fmt.Errorf("message to %s: %d bytes, at most %d are allowed", to, len(body), maxCallBody)
 	}
 	if to == t.cfg.LocalID {
-		if !t.own.offer(note{to, append([]byte{method}, body...)}, 1+len(body)) {
-			t.counts.dropped.Add(1)
-			return fmt.Errorf("message to %s: %w", to, ErrOverloaded)
+		if err := t.own.offer(note{to, append([]byte{method}, body...)}, 1+len(body)); err != nil {
+			t.counts.noRoom(err)
+			return fmt.Errorf("message to %s: %w", to, err)
 		}
 		return nil
 	}

@@ -78,8 +78,8 @@ func isHeartbeat(m *raft.AppendEntriesRequest) bool {
 	return m.Term != 0 && len(m.Entries) == 0 && m.PrevLogEntry == 0 && m.PrevLogTerm == 0 && m.LeaderCommitIndex == 0
 }
 
-// take queues a peer's request for raft; false: there is no room.
-func (g *Group) take(r request, size int) bool {
+// take queues a peer's request for raft; its errors are inbox.reserve's.
+func (g *Group) take(r request, size int) error {
 	box := g.votes
 	if m, ok := r.cmd.(*raft.AppendEntriesRequest); ok {
 		if box = g.log; isHeartbeat(m) {

@@ -43,20 +43,23 @@ func (t *ticket) release() {
 	}
 }
 
-// reserve takes room for an item; false: there is none. put or free must follow.
-func (b *inbox[T]) reserve(size int) bool {
+// reserve takes room for an item, and put or free must follow. ErrOverloaded: there is no room. ErrClosed: the inbox is closed.
+func (b *inbox[T]) reserve(size int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.items >= b.maxItems || b.items > 0 && b.bytes+size > b.maxBytes {
-		return false
+	if b.closed {
+		return ErrClosed
+	}
+	if b.items >= b.maxItems || b.items > 0 && b.bytes+size > b.maxBytes {
+		return ErrOverloaded
 	}
 	if b.all.Add(int64(size)) > maxInbound {
 		b.all.Add(int64(-size))
-		return false
+		return ErrOverloaded
 	}
 	b.items++
 	b.bytes += size
-	return true
+	return nil
 }
 
 // free gives reserved room back.
@@ -68,13 +71,13 @@ func (b *inbox[T]) free(size int) {
 	b.all.Add(int64(-size))
 }
 
-// put queues an item in reserved room; false: the inbox is closed, and the room is given back.
-func (b *inbox[T]) put(item T, size int) bool {
+// put queues an item in reserved room. ErrClosed: the inbox is closed, and the room is given back.
+func (b *inbox[T]) put(item T, size int) error {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		b.free(size)
-		return false
+		return ErrClosed
 	}
 	b.queue.push(boxed[T]{item, size})
 	if b.running < b.workers {
@@ -83,12 +86,15 @@ func (b *inbox[T]) put(item T, size int) bool {
 		go b.work() // ends when nothing waits
 	}
 	b.mu.Unlock()
-	return true
+	return nil
 }
 
 // offer reserves and puts.
-func (b *inbox[T]) offer(item T, size int) bool {
-	return b.reserve(size) && b.put(item, size)
+func (b *inbox[T]) offer(item T, size int) error {
+	if err := b.reserve(size); err != nil {
+		return err
+	}
+	return b.put(item, size)
 }
 
 func (b *inbox[T]) work() {

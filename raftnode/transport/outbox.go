@@ -97,9 +97,7 @@ func (o *outbox) put(key string, m *message) error {
 	}
 	if err != nil {
 		o.mu.Unlock()
-		if errors.Is(err, ErrOverloaded) {
-			o.counts.dropped.Add(1)
-		}
+		o.counts.noRoom(err)
 		m.release()
 		return err
 	}
@@ -314,4 +312,11 @@ func (s *slice) append(b []byte) []byte {
 type counters struct {
 	connections, snapshots                                       atomic.Int64
 	frames, writes, bytesOut, framesIn, bytesIn, dropped, broken atomic.Uint64
+}
+
+// noRoom counts a message that was turned away for want of room; other errors, and none, are not counted.
+func (c *counters) noRoom(err error) {
+	if errors.Is(err, ErrOverloaded) {
+		c.dropped.Add(1)
+	}
 }

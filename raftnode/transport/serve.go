@@ -80,8 +80,8 @@ func (t *Transport) serve(nc net.Conn, r *bufio.Reader, from string, out *outbox
 			s.question(m)
 			continue
 		case frameNote:
-			if len(m.payload) > 0 && !s.notes.offer(note{from, m.payload}, len(m.payload)) {
-				t.counts.dropped.Add(1)
+			if len(m.payload) > 0 {
+				t.counts.noRoom(s.notes.offer(note{from, m.payload}, len(m.payload)))
 			}
 			continue
 		case framePing:
@@ -117,7 +117,7 @@ func (s *served) box(d *decoder) (op byte, g *Group, box room, err error) {
 
 // room is what an inbox of any kind of item can do for a message that is still coming in.
 type room interface {
-	reserve(size int) bool
+	reserve(size int) error
 	free(size int)
 }
 
@@ -136,10 +136,10 @@ func (s *served) admit(in incoming, total int) (*ticket, bool) {
 			box = g.log
 		}
 	}
-	if !box.reserve(total) {
-		s.transport.counts.dropped.Add(1)
+	if err := box.reserve(total); err != nil {
+		s.transport.counts.noRoom(err)
 		if in.kind == frameQuestion {
-			s.refuse(in.exchange, ErrOverloaded)
+			s.refuse(in.exchange, err)
 		}
 		return nil, false
 	}
@@ -154,22 +154,21 @@ func (s *served) question(in incoming) {
 		s.refuse(in.exchange, err)
 		return
 	}
-	taken := false
 	if op == opCall {
 		method := d.byte()
-		taken = t.callsOf(method).offer(call{conn: s, id: in.exchange, method: method, body: d.b}, len(in.payload))
+		err = t.callsOf(method).offer(call{conn: s, id: in.exchange, method: method, body: d.b}, len(in.payload))
 	} else {
-		cmd, err := d.request(op)
-		if err != nil {
-			t.cfg.Logger.Warn("raft message", "from", s.from, "error", err)
-			s.refuse(in.exchange, err)
+		cmd, bad := d.request(op)
+		if bad != nil {
+			t.cfg.Logger.Warn("raft message", "from", s.from, "error", bad)
+			s.refuse(in.exchange, bad)
 			return
 		}
-		taken = g.take(request{cmd: cmd, at: time.Now(), conn: s, id: in.exchange}, len(in.payload))
+		err = g.take(request{cmd: cmd, at: time.Now(), conn: s, id: in.exchange}, len(in.payload))
 	}
-	if !taken {
-		t.counts.dropped.Add(1)
-		s.refuse(in.exchange, ErrOverloaded)
+	if err != nil {
+		t.counts.noRoom(err)
+		s.refuse(in.exchange, err)
 	}
 }
 
