@@ -24,6 +24,7 @@ type Source interface {
 	Directory() *cluster.Directory
 	OpenStores() []*stores.Store
 	LogStats() map[string]float64
+	TransportStats() map[string]float64
 }
 
 //go:embed page.html

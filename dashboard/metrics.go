@@ -23,12 +23,13 @@ var (
 	descGivenBack = prometheus.NewDesc("quorate_store_given_back_bytes_total", "Bytes of the state file that were given back to the file system, since start.", []string{"store"}, nil)
 	descUp        = prometheus.NewDesc("quorate_member_up", "1 when this node hears the member, else 0.", []string{"member"}, nil)
 	descLog       = prometheus.NewDesc("quorate_log_total", "Counters of the shared Raft log since start.", []string{"what"}, nil)
+	descTransport = prometheus.NewDesc("quorate_transport_total", "Counters of the Raft transport between nodes since start: frames and the writes that carry them, messages dropped for want of room, connections broken.", []string{"what"}, nil)
 )
 
 type collector struct{ source Source }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descStores, descLeads, descHasLeader, descTerm, descElections, descPosition, descDisk, descScavenged, descGivenBack, descUp, descLog} {
+	for _, d := range []*prometheus.Desc{descReady, descStores, descLeads, descHasLeader, descTerm, descElections, descPosition, descDisk, descScavenged, descGivenBack, descUp, descLog, descTransport} {
 		ch <- d
 	}
 }
@@ -61,6 +62,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for what, v := range c.source.LogStats() {
 		ch <- prometheus.MustNewConstMetric(descLog, prometheus.CounterValue, v, what)
+	}
+	for what, v := range c.source.TransportStats() {
+		ch <- prometheus.MustNewConstMetric(descTransport, prometheus.CounterValue, v, what)
 	}
 }
 

@@ -148,6 +148,9 @@ func (n *Node) Addr() string { return n.transport.Addr().String() }
 // Log returns the shared log's counters.
 func (n *Node) LogStats() wal.Stats { return n.log.Stats() }
 
+// TransportStats returns the transport's counters since the node was opened.
+func (n *Node) TransportStats() transport.Stats { return n.transport.Stats() }
+
 // RemoveLog forgets everything the log holds of a group that is closed here. Durable on return.
 func (n *Node) RemoveLog(id wal.GroupID) error { return n.log.Remove(id) }
 

@@ -38,7 +38,7 @@ func TestHTTP(t *testing.T) {
 		"/":        {"Quorate", "orders", "n1", "n2", "n3", "ready"},
 		"/healthz": {"ok"},
 		"/readyz":  {`"ready":true`},
-		"/metrics": {"quorate_ready 1", `quorate_store_has_leader{store="orders"} 1`, `quorate_member_up{member="n2"} 1`, `quorate_log_total{what="syncs"}`, "go_goroutines"},
+		"/metrics": {"quorate_ready 1", `quorate_store_has_leader{store="orders"} 1`, `quorate_member_up{member="n2"} 1`, `quorate_log_total{what="syncs"}`, `quorate_transport_total{what="writes"}`, "go_goroutines"},
 	} {
 		code, body := get(path)
 		for _, w := range want {

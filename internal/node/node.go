@@ -251,7 +251,16 @@ func (n *Node) Directory() *cluster.Directory { return n.directory }
 // LogStats returns the shared log's counters as names and values.
 func (n *Node) LogStats() map[string]float64 {
 	s := n.raft.LogStats()
-	return map[string]float64{"syncs": float64(s.Syncs), "entries": float64(s.Entries), "bytes": float64(s.Bytes)}
+	return map[string]float64{"syncs": float64(s.Syncs), "requests": float64(s.Requests), "entries": float64(s.Entries), "bytes": float64(s.Bytes)}
+}
+
+// TransportStats returns the counters of the transport between nodes as names and values.
+func (n *Node) TransportStats() map[string]float64 {
+	s := n.raft.TransportStats()
+	return map[string]float64{
+		"frames_out": float64(s.Frames), "writes": float64(s.Writes), "bytes_out": float64(s.BytesOut),
+		"frames_in": float64(s.FramesIn), "bytes_in": float64(s.BytesIn), "dropped": float64(s.Dropped), "broken": float64(s.Broken),
+	}
 }
 
 // OpenStores returns the stores that are open; none before they are.
