@@ -69,6 +69,7 @@ type Group struct {
 	appliedTerm  uint64
 	barrierIndex uint64 // of the entry after which this replica began to serve in barrierTerm
 	barrierTerm  uint64
+	carried      map[string]uint64 // by peer: see carry
 	noticed      notice // the newest one that is not with raft yet
 	injecting    bool
 	missing      uint64 // committed, says the leader; this replica did not have it when it was told
@@ -174,7 +175,7 @@ func (g *Group) open() (err error) {
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
 		machine := &groupMachine{Machine: g.machine, log: g.store, snapshots: snapshots, applied: g.applied, grew: g.grew}
-		g.raft, err = raft.NewRaft(conf, machine, g.logs, g.store, snapshots, &boundedTransport{trans, g.store})
+		g.raft, err = raft.NewRaft(conf, machine, g.logs, g.store, snapshots, &boundedTransport{Group: trans, log: g.store, carry: g.carry})
 	}
 	if err != nil {
 		trans.Close()

@@ -12,8 +12,8 @@ import (
 )
 
 // notices tells followers what is committed. hashicorp/raft tells them with the next entry, or after Timing.Commit, which is long; until then followers could not
-// apply what is acknowledged, and reads there would be old. A leader that has applied entries puts its group on a list, and every few milliseconds each
-// peer gets one small message for all groups on it.
+// apply what is acknowledged, and reads there would be old. A leader that has applied entries puts its group on a list, and at most every few milliseconds each
+// peer gets one small message for all groups on it, but for those of which the next entry has told it meanwhile: a busy group needs no notices.
 //
 // A follower hands the notice to its own raft as what it is: an AppendEntries of the leader without entries, whose previous entry is the committed one. Raft checks
 // that it has that very entry before it believes the commit index.
@@ -42,8 +42,9 @@ type commit struct {
 	term, index, entryTerm uint64
 }
 
-// noticeWindow gathers commits of many groups into one message. Followers are at most about so much behind when nothing else is sent.
-const noticeWindow = 4 * time.Millisecond
+// noticeWindow lies between two messages, and gathers commits of many groups for the second. The first after a pause goes at once. Followers are at most about so
+// much behind.
+const noticeWindow = 8 * time.Millisecond
 
 // echoAfter is how long after a notice it is given once more: a message can be lost, and when no entry follows nothing else would tell for minutes.
 const echoAfter = time.Second
@@ -89,6 +90,7 @@ func (s *notices) run() {
 	ctx := s.node.ctx
 	timer := time.NewTimer(noticeWindow)
 	defer timer.Stop()
+	var last time.Time // when notices were sent
 	echo := time.NewTimer(echoAfter)
 	defer echo.Stop()
 	roll := time.NewTimer(s.nextRoll())
@@ -99,7 +101,7 @@ func (s *notices) run() {
 		case <-s.wake:
 		case <-echo.C:
 			for peer, groups := range said {
-				s.send(peer, groups)
+				s.send(peer, groups, true)
 			}
 			said = make(groupsOf)
 			continue
@@ -110,12 +112,13 @@ func (s *notices) run() {
 		case <-ctx.Done():
 			return
 		}
-		timer.Reset(noticeWindow)
+		timer.Reset(noticeWindow - time.Since(last))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			return
 		}
+		last = time.Now()
 		s.mu.Lock()
 		dirty := s.dirty
 		s.dirty = make(groupsOf)
@@ -124,7 +127,7 @@ func (s *notices) run() {
 			echo.Reset(echoAfter)
 		}
 		for peer, groups := range dirty {
-			s.send(peer, groups)
+			s.send(peer, groups, false)
 			for g := range groups {
 				said.add(peer, g)
 			}
@@ -138,12 +141,16 @@ func (s *notices) nextRoll() time.Duration {
 	return every + rand.N(every)
 }
 
-func (s *notices) send(peer string, groups map[*Group]bool) {
+// send tells the peer what is committed in the groups; unless it is an echo, without what entries have told it.
+func (s *notices) send(peer string, groups map[*Group]bool, echo bool) {
 	var list []commit
 	for g := range groups {
-		if c, ok := g.lastCommit(); ok {
+		if c, ok := g.lastCommit(); ok && (echo || c.index > g.carriedTo(peer)) {
 			list = append(list, c)
 		}
+	}
+	if len(list) == 0 {
+		return
 	}
 	if hook := s.hookSend.Load(); hook != nil && (*hook)(peer, list) {
 		return
@@ -208,6 +215,26 @@ func (g *Group) lastCommit() (commit, bool) {
 		return commit{}, false
 	}
 	return c, true
+}
+
+// carry notes that a request to the peer says that entries up to the index are committed. It may get lost; raft then sends another one, and the echo tells as well.
+func (g *Group) carry(peer string, index uint64) {
+	if index == 0 { // a heartbeat
+		return
+	}
+	g.commits.Lock()
+	defer g.commits.Unlock()
+	if g.carried == nil {
+		g.carried = make(map[string]uint64)
+	}
+	g.carried[peer] = index
+}
+
+// carriedTo returns the newest index of carry.
+func (g *Group) carriedTo(peer string) uint64 {
+	g.commits.Lock()
+	defer g.commits.Unlock()
+	return g.carried[peer]
 }
 
 // serves notes the barrier with which this replica began to serve, and tells followers: it commits what earlier leaders left.

@@ -49,20 +49,22 @@ func (l *overlappingLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raf
 // boundedTransport is the transport as raft sees it.
 type boundedTransport struct {
 	*transport.Group
-	log wal.Store
+	log   wal.Store
+	carry func(peer string, index uint64) // is told what a request says of commits
 }
 
 // bound takes from a request what it says of commits that rest on this disk too early. Below the first pending entry is at least the one with which this term
 // began, so what is left is what a leader may say (Raft §5.4.2).
-func (t *boundedTransport) bound(req *raft.AppendEntriesRequest) {
+func (t *boundedTransport) bound(to raft.ServerAddress, req *raft.AppendEntriesRequest) {
 	if first := t.log.Pending(); first > 0 && req.LeaderCommitIndex >= first {
 		req.LeaderCommitIndex = first - 1
 	}
+	t.carry(string(to), req.LeaderCommitIndex)
 }
 
 // AppendEntries implements raft.Transport.
 func (t *boundedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	t.bound(req)
+	t.bound(to, req)
 	return t.Group.AppendEntries(id, to, req, resp)
 }
 
@@ -72,16 +74,17 @@ func (t *boundedTransport) AppendEntriesPipeline(id raft.ServerID, to raft.Serve
 	if err != nil {
 		return nil, err
 	}
-	return &boundedPipeline{AppendPipeline: p, transport: t}, nil
+	return &boundedPipeline{AppendPipeline: p, transport: t, to: to}, nil
 }
 
 type boundedPipeline struct {
 	raft.AppendPipeline
 	transport *boundedTransport
+	to        raft.ServerAddress
 }
 
 func (p *boundedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	p.transport.bound(req)
+	p.transport.bound(p.to, req)
 	return p.AppendPipeline.AppendEntries(req, resp)
 }
 

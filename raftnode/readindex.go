@@ -163,14 +163,21 @@ func (g *Group) callReadIndex(ctx context.Context, leader string) (uint64, error
 	if err != nil {
 		return 0, err
 	}
-	if len(raw) != 8 {
-		return 0, fmt.Errorf("read index of %s: answer has %d bytes, wanted 8", leader, len(raw))
+	if len(raw) < 8 {
+		return 0, fmt.Errorf("read index of %s: answer has %d bytes, wanted 8 and what is committed", leader, len(raw))
+	}
+	commits, err := decodeCommits(raw[8:])
+	if err != nil {
+		return 0, fmt.Errorf("read index of %s: %w", leader, err)
+	}
+	for _, c := range commits {
+		g.onCommit(leader, c)
 	}
 	return binary.BigEndian.Uint64(raw), nil
 }
 
 // answerReadIndex serves a peer's round. It joins our own readers' rounds, so all peers and local reads share barriers, but it
-// never asks on: one hop only.
+// never asks on: one hop only. With the index it says what is committed, so that the peer need not wait for a notice before it can apply it.
 func (g *Group) answerReadIndex(ctx context.Context) ([]byte, error) {
 	if view := g.Leadership(); view.Role != Serving {
 		return nil, fmt.Errorf("%w; it follows %q", ErrNotLeader, view.Leader)
@@ -189,5 +196,9 @@ func (g *Group) answerReadIndex(ctx context.Context) ([]byte, error) {
 	if round.err != nil {
 		return nil, round.err
 	}
-	return binary.BigEndian.AppendUint64(nil, round.index), nil
+	var commits []commit
+	if c, ok := g.lastCommit(); ok {
+		commits = append(commits, c)
+	}
+	return append(binary.BigEndian.AppendUint64(nil, round.index), encodeCommits(commits)...), nil
 }
