@@ -76,6 +76,7 @@ type FSM struct {
 
 	sweep sweep // what scavenging and expiry know
 
+	folder   folder                  // of the state file, for restores
 	bounds   bounds                  // of the work on runs that a flush does
 	hookStep func(step string) error // tests: called at the steps of a flush; its error is a crash there
 	hookView func()                  // tests: called while a view is held
@@ -100,7 +101,7 @@ func Open(cfg Config) (*FSM, error) {
 	if err := os.Remove(cfg.Path + restoreSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	f := &FSM{cfg: cfg, bounds: usualBounds, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
+	f := &FSM{cfg: cfg, folder: osFolder{}, bounds: usualBounds, changed: make(chan struct{}), moved: make(chan struct{}), streams: make(map[*snapshotStream]struct{})}
 	f.room = sync.NewCond(&f.mu)
 	f.sweep.limit, f.sweep.least = sweepEvents, holesAt
 	cfg.Shared.place(cfg.Prior)

@@ -163,8 +163,8 @@ func (f *FSM) reopen(path string) error {
 	}
 	var rerr error
 	if path != f.cfg.Path {
-		if rerr = os.Rename(path, f.cfg.Path); rerr == nil {
-			rerr = syncDir(filepath.Dir(path))
+		if rerr = f.folder.Rename(path, f.cfg.Path); rerr == nil {
+			rerr = f.folder.Sync(filepath.Dir(path))
 		}
 	}
 	// Only machines with nothing to flush may rest for it: a flush that grows has a slot.
@@ -207,8 +207,8 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 		return fmt.Errorf("restore: %w", err)
 	}
 	tmp := f.cfg.Path + restoreSuffix
-	defer os.Remove(tmp)
-	if err := receive(tmp, rc); err != nil {
+	defer f.folder.Remove(tmp)
+	if err := receive(f.folder, tmp, rc); err != nil {
 		return fmt.Errorf("restore %s: %w", f.cfg.Path, err)
 	}
 	shared, ours := f.cfg.Shared, false
@@ -247,8 +247,8 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 }
 
 // receive writes the stream to path, synced, and checks it against its trailer.
-func receive(path string, r io.Reader) (err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o640)
+func receive(in folder, path string, r io.Reader) (err error) {
+	file, err := in.Create(path)
 	if err != nil {
 		return err
 	}
@@ -280,13 +280,4 @@ func receive(path string, r io.Reader) (err error) {
 		return err
 	}
 	return file.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
