@@ -51,7 +51,7 @@ type Group struct {
 	raft    *raft.Raft
 	trans   *transport.Group
 	store   wal.Store
-	logs    raft.LogStore // store behind a cache
+	logs    *recentLog // in front of store
 	machine Machine
 	log     *slog.Logger
 
@@ -70,7 +70,7 @@ type Group struct {
 	barrierIndex uint64 // of the entry after which this replica began to serve in barrierTerm
 	barrierTerm  uint64
 	carried      map[string]uint64 // by peer: see carry
-	noticed      notice // the newest one that is not with raft yet
+	noticed      notice            // the newest one that is not with raft yet
 	injecting    bool
 	missing      uint64 // committed, says the leader; this replica did not have it when it was told
 	missingSince time.Time
@@ -112,7 +112,6 @@ const (
 	snapshotThreshold = 8192
 	snapshotInterval  = 30 * time.Second
 	applyEnqueue      = 2 * time.Second
-	logCache          = 64
 )
 
 // OpenGroup starts the replica. When this disk has nothing of the group and Bootstrap names this server, the group is
@@ -165,9 +164,7 @@ func (g *Group) open() (err error) {
 	}
 	g.trans = trans
 	logs := &overlappingLog{Store: g.store}
-	if g.logs, err = raft.NewLogCache(logCache, logs); err != nil {
-		return err
-	}
+	g.logs = newRecentLog(logs)
 	conf := g.raftConfig()
 	notify := make(chan bool, 16)
 	conf.NotifyCh = notify

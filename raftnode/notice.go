@@ -58,8 +58,13 @@ func (s *notices) committed(g *Group) {
 	s.add(g, g.Members()...)
 }
 
-// remind puts the group on one peer's list.
-func (s *notices) remind(g *Group, peer string) { s.add(g, peer) }
+// remind puts the group on one peer's list, whatever entries have told it: they may have been lost.
+func (s *notices) remind(g *Group, peer string) {
+	g.commits.Lock()
+	delete(g.carried, peer)
+	g.commits.Unlock()
+	s.add(g, peer)
+}
 
 // remindAll puts every group that this node leads and the peer is a member of on the peer's list: messages to it may have been lost.
 func (s *notices) remindAll(peer string) {
@@ -107,6 +112,9 @@ func (s *notices) run() {
 			continue
 		case <-roll.C:
 			s.callRoll()
+			for _, g := range s.node.openGroups() {
+				g.logs.forget() // what nobody wrote for as long as that need not be at hand
+			}
 			roll.Reset(s.nextRoll())
 			continue
 		case <-ctx.Done():

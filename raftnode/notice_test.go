@@ -50,4 +50,9 @@ func TestWhatAnEntryToldIsNotNoticed(t *testing.T) {
 	if len(sent) != 2 || sent[1].index != last {
 		t.Errorf("the echo: %v", sent)
 	}
+	own.remind(group, peer)
+	own.send(peer, own.dirty[peer], false)
+	if len(sent) != 3 || sent[2].index != last {
+		t.Errorf("who may have lost something is not reminded: %v", sent)
+	}
 }
