@@ -23,7 +23,7 @@ var (
 	descGivenBack = prometheus.NewDesc("quorate_store_given_back_bytes_total", "Bytes of the state file that were given back to the file system, since start.", []string{"store"}, nil)
 	descUp        = prometheus.NewDesc("quorate_member_up", "1 when this node hears the member, else 0.", []string{"member"}, nil)
 	descLog       = prometheus.NewDesc("quorate_log_total", "Counters of the shared Raft log since start.", []string{"what"}, nil)
-	descTransport = prometheus.NewDesc("quorate_transport_total", "Counters of the Raft transport between nodes since start: frames and the writes that carry them, messages dropped for want of room, connections broken.", []string{"what"}, nil)
+	descTransport = prometheus.NewDesc("quorate_transport_total", "Counters of the Raft transport between nodes since start: frames and the writes that carry them, messages dropped for want of room, connections broken, and connections of strangers, who did not speak the protocol or had no certificate that is trusted here.", []string{"what"}, nil)
 )
 
 type collector struct{ source Source }

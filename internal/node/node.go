@@ -260,6 +260,7 @@ func (n *Node) TransportStats() map[string]float64 {
 	return map[string]float64{
 		"frames_out": float64(s.Frames), "writes": float64(s.Writes), "bytes_out": float64(s.BytesOut),
 		"frames_in": float64(s.FramesIn), "bytes_in": float64(s.BytesIn), "dropped": float64(s.Dropped), "broken": float64(s.Broken),
+		"strangers": float64(s.Strangers),
 	}
 }
 

@@ -164,9 +164,6 @@ func (t *Transport) spawn(f func()) bool {
 // Addr returns where the transport listens.
 func (t *Transport) Addr() net.Addr { return t.listener.Addr() }
 
-// Strangers returns how many connections did not speak the protocol.
-func (t *Transport) Strangers() uint64 { return t.strangers.Load() }
-
 // Stats are a transport's counters since it was opened. Frames/Writes tells how well frames share writes.
 type Stats struct {
 	Connections int64 // open now, of both directions
@@ -180,6 +177,8 @@ type Stats struct {
 	Dropped  uint64 // messages for which a queue had no room, here or on arrival
 	Broken   uint64 // connections this node dialled that ended before Close
 	Inbound  int64  // bytes that wait for raft or a handler now
+
+	Strangers uint64 // connections that did not speak the protocol, or not with a certificate that is asked for
 }
 
 // Stats returns the counters. It is cheap.
@@ -188,6 +187,7 @@ func (t *Transport) Stats() Stats {
 	return Stats{
 		Connections: c.connections.Load(), Snapshots: c.snapshots.Load(), Frames: c.frames.Load(), Writes: c.writes.Load(), BytesOut: c.bytesOut.Load(),
 		FramesIn: c.framesIn.Load(), BytesIn: c.bytesIn.Load(), Dropped: c.dropped.Load(), Broken: c.broken.Load(), Inbound: t.inbound.Load(),
+		Strangers: t.strangers.Load(),
 	}
 }
 

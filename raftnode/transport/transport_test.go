@@ -145,7 +145,7 @@ func TestHandshakeRefusals(t *testing.T) {
 			}
 		})
 	}
-	if formed.Strangers()+blank.Strangers() != 0 {
+	if formed.Stats().Strangers+blank.Stats().Strangers != 0 {
 		t.Error("a refused peer counts as a stranger")
 	}
 }
@@ -163,7 +163,7 @@ func TestAnotherVersionIsToldWhy(t *testing.T) {
 			t.Errorf("version %d is told %v", version, err)
 		}
 	}
-	if tr.Strangers() != 0 {
+	if tr.Stats().Strangers != 0 {
 		t.Error("a member of another version counts as a stranger")
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -223,7 +223,7 @@ func TestStrangersAreCountedAndGetNoAnswer(t *testing.T) {
 			if got, _ := io.ReadAll(conn); len(got) != 0 {
 				t.Fatalf("a stranger was told %q", got)
 			}
-			eventually(t, "the stranger is counted", func() bool { return tr.Strangers() == uint64(i+1) })
+			eventually(t, "the stranger is counted", func() bool { return tr.Stats().Strangers == uint64(i+1) })
 		})
 	}
 }
@@ -660,6 +660,10 @@ func TestMutualTLS(t *testing.T) {
 				}
 				c.DialTimeout = 2 * time.Second
 			}
+			before := ts[1].Stats().Strangers
+			defer func() {
+				eventually(t, "the stranger is counted", func() bool { return ts[1].Stats().Strangers > before })
+			}()
 			if change == nil || !strings.HasPrefix(name, "no cert") {
 				stranger := listen(t, &b, "n9~x", short)
 				if got, err := stranger.Call(ctx, "n2~b", 1, nil); err == nil {
