@@ -130,10 +130,17 @@ func TestConsumersShareAStore(t *testing.T) {
 // pushed is a Pusher that somebody listens to, or not.
 type pushed struct {
 	listens atomic.Bool
+	asked   chan struct{} // whether somebody listens
 	events  chan api.DeliveredEvent
 }
 
-func (p *pushed) Wanted(string) bool { return p.listens.Load() }
+func (p *pushed) Wanted(string) bool {
+	select {
+	case p.asked <- struct{}{}:
+	default:
+	}
+	return p.listens.Load()
+}
 
 func (p *pushed) Push(_ *Store, _ string, _ *api.SubscriptionConfig, e *api.DeliveredEvent) error {
 	p.events <- *e
@@ -142,7 +149,7 @@ func (p *pushed) Push(_ *Store, _ string, _ *api.SubscriptionConfig, e *api.Deli
 
 // Nothing is pushed, and so nothing tried in vain, while nobody listens; and the store can rest meanwhile.
 func TestPushWaitsForSomebody(t *testing.T) {
-	p := &pushed{events: make(chan api.DeliveredEvent, 10)}
+	p := &pushed{events: make(chan api.DeliveredEvent, 10), asked: make(chan struct{})}
 	_, s := openLone(t, Config{Push: p})
 	var a answers
 	config := api.SubscriptionConfig{DeliverSubject: "out", AckWaitMS: 1, MaxAttempts: 1}
@@ -155,8 +162,13 @@ func TestPushWaitsForSomebody(t *testing.T) {
 	if _, err := s.Append(&Append{Stream: "s", Expected: api.ExpectAny, Events: []api.NewEvent{{Type: "T"}}}); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.machine.Flush(); err != nil { // which would use the file a little later
+		t.Fatal(err)
+	}
 	uses := s.machine.Uses()
-	time.Sleep(3 * interestEvery) // that it does not happen cannot be awaited
+	for range 4 { // looks later nothing has happened
+		<-p.asked
+	}
 	if len(p.events) > 0 {
 		t.Error("an event was pushed to nobody")
 	}
