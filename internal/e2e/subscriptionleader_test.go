@@ -83,17 +83,26 @@ func TestCatchUp(t *testing.T) {
 // TestPausedLeaderDeliversNothingOld: a leader that was paused, and does not know yet that another one took over, must not deliver what was acknowledged there.
 func TestPausedLeaderDeliversNothingOld(t *testing.T) {
 	c := testcluster.Start(t, 3)
+	for try := 1; pauseLeader(t, c, fmt.Sprint("orders", try)) == 0; try++ {
+		if try == 3 {
+			t.Fatal("no fetch was answered: the test has seen nothing")
+		}
+	}
+}
+
+// pauseLeader returns how many fetches were answered by a node that was the leader before it was paused.
+func pauseLeader(t *testing.T, c *testcluster.Cluster, store string) (answered int) {
 	cl := c.Client()
-	c.CreateStore(cl, "orders")
+	c.CreateStore(cl, store)
 	const events = 40
-	old := c.Node(c.Leader(cl, "orders").Leader)
+	old := c.Node(c.Leader(cl, store).Leader)
 	atOld := old.Connect()
 	for i := range events {
-		if _, failed := request[api.Reply](t, atOld, "es.orders.write.append.s", fmt.Sprintf(`{"events":[{"type":"T","data":%d}]}`, i)); failed != nil {
+		if _, failed := request[api.Reply](t, atOld, "es."+store+".write.append.s", fmt.Sprintf(`{"events":[{"type":"T","data":%d}]}`, i)); failed != nil {
 			t.Fatal(failed)
 		}
 	}
-	sub := subscription{t: t, nc: atOld, store: "orders", name: "work"}
+	sub := subscription{t: t, nc: atOld, store: store, name: "work"}
 	sub.create(`{}`)
 	if got := sub.fetch(`{"limit":1}`); len(got) != 1 { // the others lie in its memory
 		t.Fatal(got)
@@ -110,7 +119,7 @@ func TestPausedLeaderDeliversNothingOld(t *testing.T) {
 	testcluster.Eventually(t, "the next leader delivers all, and all is acknowledged", func() error {
 		var page api.SubscriptionFetchResponse
 		k := &consumers{}
-		if !k.ask(rest, "es.orders.write.subscription.fetch.work", `{"limit":100}`, &page) || len(page.Events) == 0 {
+		if !k.ask(rest, "es."+store+".write.subscription.fetch.work", `{"limit":100}`, &page) || len(page.Events) == 0 {
 			return fmt.Errorf("%d are acknowledged", acked)
 		}
 		var r api.SubscriptionAckRequest
@@ -119,7 +128,7 @@ func TestPausedLeaderDeliversNothingOld(t *testing.T) {
 		}
 		payload, _ := json.Marshal(r)
 		var ack api.SubscriptionAckResponse
-		if !k.ask(rest, "es.orders.write.subscription.ack.work", string(payload), &ack) || ack.Cursor < events {
+		if !k.ask(rest, "es."+store+".write.subscription.ack.work", string(payload), &ack) || ack.Cursor < events {
 			acked += ack.Done
 			return fmt.Errorf("%d are acknowledged", acked)
 		}
@@ -133,15 +142,17 @@ func TestPausedLeaderDeliversNothingOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range fetches {
-		if err := atOld.PublishRequest("es.orders.write.subscription.fetch.work", inbox.Subject, []byte(`{"limit":1}`)); err != nil {
+		if err := atOld.PublishRequest("es."+store+".write.subscription.fetch.work", inbox.Subject, []byte(`{"limit":1}`)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	old.Signal(syscall.SIGCONT)
-	answered := 0
-	for lost := false; answered < fetches && !lost; {
+	for came := 0; came < fetches; came++ {
 		select {
 		case m := <-answers:
+			if len(m.Data) == 0 && m.Header.Get("Status") == "503" { // no responders: the server meant it for a node whose route it just found broken
+				continue
+			}
 			answered++
 			var page api.SubscriptionFetchResponse
 			if err := json.Unmarshal(m.Data, &page); err != nil {
@@ -151,12 +162,10 @@ func TestPausedLeaderDeliversNothingOld(t *testing.T) {
 				t.Errorf("delivered again, though it is acknowledged: %s", m.Data)
 			}
 		case <-time.After(requestTimeout): // NATS is at most once: its routes broke while the node was paused
-			lost = true
+			return answered
 		}
 	}
-	if answered == 0 {
-		t.Error("no fetch was answered: the test has seen nothing")
-	}
+	return answered
 }
 
 // TestWaitingFetches: a fetch that waits is not lost when leadership moves, and does not keep a node from stopping. It is answered, or goes on waiting at the new
