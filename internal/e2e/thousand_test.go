@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -150,7 +151,7 @@ var howFar = regexp.MustCompile(`(\d+) of (\d+) are done`)
 // answered, and every store lost its leader.
 func readAtOnce(t *testing.T, ctx context.Context, c *testcluster.Cluster, names []string) {
 	t.Helper()
-	before := elections(t, ctx, c)
+	before := terms(t, ctx, c.Nodes[0])
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	began := time.Now()
@@ -175,20 +176,27 @@ func readAtOnce(t *testing.T, ctx context.Context, c *testcluster.Cluster, names
 	}
 	wg.Wait()
 	t.Logf("read of all stores at all nodes at once: %v", time.Since(began).Round(time.Millisecond))
-	if after := elections(t, ctx, c); after != before {
-		t.Errorf("there were %d elections before all stores were read at once, and %d afterwards", before, after)
+	if after := terms(t, ctx, c.Nodes[0]); !maps.Equal(after, before) {
+		t.Errorf("there were elections while all stores were read at once: the terms were %v, and are %v", before, after)
 	}
 }
 
-// elections counts those of all stores so far.
-func elections(t *testing.T, ctx context.Context, c *testcluster.Cluster) (n int) {
+// terms returns the term of every store, as one node sees it once it knows every leader.
+func terms(t *testing.T, ctx context.Context, node *testcluster.Node) map[string]uint64 {
 	t.Helper()
-	leaders, err := c.Client().Leaders(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range leaders.Stores {
-		n += int(l.Elections)
-	}
-	return n
+	cl, all := client.New(node.Connect()), make(map[string]uint64)
+	testcluster.Eventually(t, "a node knows who leads each store", func() error {
+		leaders, err := cl.Leaders(ctx)
+		if err != nil {
+			return err
+		}
+		for _, l := range leaders.Stores {
+			if l.Leader == "" {
+				return fmt.Errorf("not of %s", l.Store)
+			}
+			all[l.Store] = l.Term
+		}
+		return nil
+	})
+	return all
 }
