@@ -119,7 +119,7 @@ func pauseLeader(t *testing.T, c *testcluster.Cluster, store string) (answered i
 	testcluster.Eventually(t, "the next leader delivers all, and all is acknowledged", func() error {
 		var page api.SubscriptionFetchResponse
 		k := &consumers{}
-		if !k.ask(rest, "es."+store+".write.subscription.fetch.work", `{"limit":100}`, &page) || len(page.Events) == 0 {
+		if !k.ask(rest, sub.subject("fetch"), `{"limit":100}`, &page) || len(page.Events) == 0 {
 			return fmt.Errorf("%d are acknowledged", acked)
 		}
 		var r api.SubscriptionAckRequest
@@ -128,7 +128,7 @@ func pauseLeader(t *testing.T, c *testcluster.Cluster, store string) (answered i
 		}
 		payload, _ := json.Marshal(r)
 		var ack api.SubscriptionAckResponse
-		if !k.ask(rest, "es."+store+".write.subscription.ack.work", string(payload), &ack) || ack.Cursor < events {
+		if !k.ask(rest, sub.subject("ack"), string(payload), &ack) || ack.Cursor < events {
 			acked += ack.Done
 			return fmt.Errorf("%d are acknowledged", acked)
 		}
@@ -142,7 +142,7 @@ func pauseLeader(t *testing.T, c *testcluster.Cluster, store string) (answered i
 		t.Fatal(err)
 	}
 	for range fetches {
-		if err := atOld.PublishRequest("es."+store+".write.subscription.fetch.work", inbox.Subject, []byte(`{"limit":1}`)); err != nil {
+		if err := atOld.PublishRequest(sub.subject("fetch"), inbox.Subject, []byte(`{"limit":1}`)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -154,16 +154,13 @@ func (s *served) question(in incoming) {
 		s.refuse(in.exchange, err)
 		return
 	}
+	var cmd any
 	if op == opCall {
 		method := d.byte()
 		err = t.callsOf(method).offer(call{conn: s, id: in.exchange, method: method, body: d.b}, len(in.payload))
+	} else if cmd, err = d.request(op); err != nil {
+		t.cfg.Logger.Warn("raft message", "from", s.from, "error", err)
 	} else {
-		cmd, bad := d.request(op)
-		if bad != nil {
-			t.cfg.Logger.Warn("raft message", "from", s.from, "error", bad)
-			s.refuse(in.exchange, bad)
-			return
-		}
 		err = g.take(request{cmd: cmd, at: time.Now(), conn: s, id: in.exchange}, len(in.payload))
 	}
 	if err != nil {

@@ -16,11 +16,10 @@ var errPowerCut = errors.New("the power is gone")
 // cutFolder is a folder of real files in which the power goes, or which fails, at a chosen operation. It knows what a disk may then hold: of the received file
 // what was synced, and of what was written since any part; of the names those that were synced, and of what was done to them since any part.
 type cutFolder struct {
-	path  string // of the state file
-	ops   int    // that were tried
-	at    int    // the operation that does not succeed; negative: all do
-	power bool   // whether none after it does either
-	deaf  int    // the sync that does nothing; negative: none
+	ops   int  // that were tried
+	at    int  // the operation that does not succeed; negative: all do
+	power bool // whether none after it does either
+	deaf  int  // the sync that does nothing; negative: none
 	syncs int
 
 	old     []byte   // the state file before
@@ -162,7 +161,6 @@ func (c *cutFolder) images(t *testing.T) (all []image) {
 		for what, bytes := range contents {
 			im := image{fmt.Sprintf("%s; of names there are %v", what, names), map[string][]byte{"": c.old}}
 			for _, n := range names {
-				_, there := im.files[restoreSuffix]
 				switch n {
 				case "create":
 					im.files[restoreSuffix] = bytes
@@ -170,9 +168,7 @@ func (c *cutFolder) images(t *testing.T) (all []image) {
 					im.files[""] = bytes
 					delete(im.files, restoreSuffix)
 				case "remove":
-					if there {
-						delete(im.files, restoreSuffix)
-					}
+					delete(im.files, restoreSuffix)
 				}
 			}
 			all = append(all, im)
@@ -194,7 +190,7 @@ func restoreCut(t *testing.T, snapshot []byte, at, deaf int, power bool) (c *cut
 	if err != nil {
 		t.Fatal(err)
 	}
-	c = &cutFolder{path: path, at: at, power: power, deaf: deaf, old: old}
+	c = &cutFolder{at: at, power: power, deaf: deaf, old: old}
 	f.folder = c
 	done := restore(f, snapshot)
 	if power {
@@ -209,7 +205,7 @@ func restoreCut(t *testing.T, snapshot []byte, at, deaf int, power bool) (c *cut
 		}
 	}
 	for _, im := range c.images(t) {
-		if err := im.check(done == nil); err != nil {
+		if err := im.check(snapshot, done == nil); err != nil {
 			return c, tried, fmt.Errorf("%s (restored: %v): %w", im.name, done, err)
 		}
 		tried++
@@ -218,7 +214,7 @@ func restoreCut(t *testing.T, snapshot []byte, at, deaf int, power bool) (c *cut
 }
 
 // check opens the image as the next process does: it must hold the old state or the new one, whole; the new one when the restore was acknowledged; and be able to be restored.
-func (im image) check(acknowledged bool) error {
+func (im image) check(snapshot []byte, acknowledged bool) error {
 	dir, err := os.MkdirTemp("", "image")
 	if err != nil {
 		return err
@@ -237,6 +233,15 @@ func (im image) check(acknowledged bool) error {
 	defer f.Close()
 	if at, _ := f.Applied(); at != 20 && (acknowledged || at != 5) {
 		return fmt.Errorf("it is at entry %d", at)
+	}
+	if err := f.Verify(); err != nil {
+		return err
+	}
+	if err := restore(f, snapshot); err != nil {
+		return fmt.Errorf("once more: %w", err)
+	}
+	if at, _ := f.Applied(); at != 20 {
+		return fmt.Errorf("restored once more, it is at entry %d", at)
 	}
 	return f.Verify()
 }
