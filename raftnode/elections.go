@@ -3,7 +3,6 @@ package raftnode
 import (
 	"context"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -28,21 +27,12 @@ type elections struct {
 	behind  bool               // in the last round some group missed an entry
 }
 
-// orphan is what run remembers of a group between two rounds.
-type orphan struct {
-	since   time.Time
-	stood   time.Time // when this replica stood last
-	patient time.Time // until then another replica, the better one, is to stand
-}
-
 const (
 	idleRound     = 30 * time.Second       // between rounds when nothing was heard of that needs one: each looks at all groups
 	soonRound     = time.Second            // the next round when a group may be behind, and between rounds while somebody is missed
 	orphanRound   = 50 * time.Millisecond  // between rounds while some are not
 	roundGap      = 5 * time.Millisecond   // at least so long between two rounds
 	askStandings  = 500 * time.Millisecond // a member that takes longer is left out
-	standAgain    = time.Second            // when an election has not succeeded
-	betterFirst   = 400 * time.Millisecond // for the better replica to stand, up to twice
 	electionGrace = 150 * time.Millisecond // a leader has gone because another one stands, most likely: for that to succeed
 	maxElections  = 64                     // under way at once, so that a thousand don't storm
 	maxStandings  = 8192                   // groups in one question
@@ -118,44 +108,58 @@ func (e *elections) round(ctx context.Context) {
 	if len(asking) == 0 {
 		return
 	}
-	answers := e.node.askStandings(ctx, asking)
-	underWay := 0
-	for _, o := range e.orphans {
-		if now.Sub(o.stood) < standAgain {
-			underWay++
-		}
-	}
-	for _, g := range asking {
-		o := e.orphans[g]
-		if o == nil || now.Sub(o.stood) < standAgain {
-			continue // asked because it is behind, or its election is under way
-		}
-		verdict := choose(g.Members(), g.cfg.ID.Store, g.node.ServerID(), answers[g])
-		if _, id := g.raft.LeaderWithID(); verdict.leader != "" && string(id) == verdict.leader {
-			g.followed.Store(e.node.detector.processOf(verdict.leader)) // it is that process that leads
-			e.look()
-		}
-		stand := verdict.stand == g.node.ServerID()
-		if verdict.stand != "" && !stand {
-			if o.patient.IsZero() {
-				o.patient = now.Add(betterFirst + rand.N(betterFirst))
-			}
-			stand = now.After(o.patient)
-		}
-		if verdict.busy && now.Sub(o.since) < standAgain {
-			continue
-		}
-		if !stand || underWay >= maxElections {
-			continue
-		}
-		underWay++
-		o.stood, o.patient = now, time.Time{}
-		g.log.Debug("stand for election", "orphan_for", now.Sub(o.since), "chosen", verdict.stand)
+	for _, g := range e.decide(now, asking, e.node.askStandings(ctx, asking)) {
 		g.aside(func() {
 			if err := g.stand(); err != nil {
 				g.log.Debug("stand for election", "error", err)
 			}
 		})
+	}
+}
+
+// decide returns the groups for which this replica stands now, by what the members have answered. The others whose turn it is wait in the queue, and say so
+// when they are asked.
+func (e *elections) decide(now time.Time, asking []*Group, answers map[*Group][]standing) (stand []*Group) {
+	underWay := 0
+	for _, o := range e.orphans {
+		if o.underWay(now) {
+			underWay++
+		}
+	}
+	for _, g := range asking {
+		o := e.orphans[g]
+		if o == nil {
+			continue // asked because it is behind
+		}
+		self := g.node.ServerID()
+		verdict := choose(g.Members(), g.cfg.ID.Store, self, answers[g])
+		if verdict.leader != "" && !o.underWay(now) {
+			if _, id := g.raft.LeaderWithID(); string(id) == verdict.leader {
+				g.followed.Store(e.node.detector.processOf(verdict.leader)) // it is that process that leads
+				e.look()
+			}
+		}
+		again := o.underWay(now)
+		turn := o.turn(verdict, self, now)
+		g.queued.Store(turn && !again && underWay >= maxElections)
+		if !turn || g.queued.Load() {
+			continue
+		}
+		if !again {
+			underWay++
+		}
+		o.stood, o.patient = now, time.Time{}
+		g.log.Debug("stand for election", "orphan_for", now.Sub(o.since), "chosen", verdict.stand, "tied", verdict.tied)
+		stand = append(stand, g)
+	}
+	return stand
+}
+
+// found forgets a group that is no orphan any more.
+func (e *elections) found(g *Group) {
+	if e.orphans[g] != nil {
+		delete(e.orphans, g)
+		g.queued.Store(false)
 	}
 }
 
@@ -185,7 +189,7 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 		members := g.Members()
 		isolated := !calm && d.isolated(members)
 		if view := g.Leadership(); view.Role != Follower {
-			delete(e.orphans, g)
+			e.found(g)
 			if isolated {
 				g.aside(func() { g.stepDown("isolated") })
 			}
@@ -196,7 +200,7 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 		lost := leader != "" && leader != e.node.ServerID() && (isolated || !calm && d.agreed(leader, members) || g.leaderRestarted(leader))
 		g.leadership.loseLeader(lost)
 		if leader != "" && !lost {
-			delete(e.orphans, g)
+			e.found(g)
 			misses, ask := g.isBehind(now)
 			e.behind = e.behind || misses
 			if ask {
@@ -216,68 +220,12 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 	return asking
 }
 
-// standing is what a member says of its replica of a group.
-type standing struct {
-	member    string
-	open      bool
-	leads     bool   // was elected, whether it serves yet or not
-	stands    bool   // is a candidate
-	term      uint64 // the newest it knows
-	lastTerm  uint64 // of its last entry
-	lastIndex uint64
-}
-
-type verdict struct {
-	leader string // a member that says it leads
-	stand  string // or the one that should stand; empty: too few have answered
-	busy   bool   // another one stands already
-}
-
-// choose decides for a group from the answers of its members, this one's own among them: with an answer from a majority, and nobody leading, the
-// replica with the best log stands, and among equals the members take turns by the store's number, so that leaderships spread.
-func choose(members []string, store uint64, self string, answers []standing) verdict {
-	open, newest, leader, busy := 0, uint64(0), standing{}, false
-	for _, a := range answers {
-		if !a.open {
-			continue
-		}
-		open++
-		newest = max(newest, a.term)
-		busy = busy || a.stands && a.member != self
-		if a.leads && a.member != self && a.term >= leader.term {
-			leader = a
-		}
-	}
-	if leader.member != "" && leader.term >= newest {
-		return verdict{leader: leader.member}
-	}
-	if open < majority(len(members)) {
-		return verdict{}
-	}
-	sorted := slices.Sorted(slices.Values(members))
-	rank := func(member string) int {
-		return (slices.Index(sorted, member) + len(sorted) - int(store%uint64(len(sorted)))) % len(sorted)
-	}
-	var best *standing
-	for i := range answers {
-		a := &answers[i]
-		if !a.open || !slices.Contains(members, a.member) {
-			continue
-		}
-		if best == nil || a.lastTerm > best.lastTerm || a.lastTerm == best.lastTerm && (a.lastIndex > best.lastIndex ||
-			a.lastIndex == best.lastIndex && rank(a.member) < rank(best.member)) {
-			best = a
-		}
-	}
-	return verdict{stand: best.member, busy: busy}
-}
-
 // standing returns how far this replica is.
 func (g *Group) standing() standing {
 	view := g.Leadership()
 	state := g.raft.State()
 	s := standing{member: g.node.ServerID(), open: true, leads: view.Role != Follower,
-		stands: state == raft.Candidate || state == raft.Leader, term: g.raft.CurrentTerm(), lastIndex: g.raft.LastIndex()}
+		stands: state == raft.Candidate || state == raft.Leader, candidate: state == raft.Candidate, queued: g.queued.Load(), term: g.raft.CurrentTerm(), lastIndex: g.raft.LastIndex()}
 	if s.leads {
 		s.term = view.Term
 	}
@@ -292,8 +240,11 @@ func (g *Group) standing() standing {
 
 // stand sends this replica's own raft the message with which a leader hands over. Standing can only cost an election; who wins is decided as ever.
 func (g *Group) stand() error {
-	if g.raft.State() == raft.Candidate {
-		// A candidate whose election failed waits for Timing.Election and hears of nothing else; as a follower it can stand again.
+	switch g.raft.State() {
+	case raft.Leader: // it has won meanwhile; raft would take the message, and resign
+		return nil
+	case raft.Candidate:
+		// One whose election failed waits for Timing.Election and hears of nothing else; as a follower it can stand again.
 		g.stepDown("")
 	}
 	id := g.node.ServerID()

@@ -15,34 +15,6 @@ import (
 	"github.com/quorate/quorate/raftnode/wal"
 )
 
-func TestChoose(t *testing.T) {
-	members := []string{"a", "b", "c"}
-	for _, row := range []struct {
-		name    string
-		store   uint64
-		answers []standing
-		want    verdict
-	}{
-		{"alone", 0, []standing{{member: "a", open: true}}, verdict{}},
-		{"a closed replica does not count", 0, []standing{{member: "a", open: true}, {member: "b"}}, verdict{}},
-		{"equals: the first", 0, []standing{{member: "a", open: true}, {member: "b", open: true}}, verdict{stand: "a"}},
-		{"equals: by the store's number", 1, []standing{{member: "a", open: true}, {member: "b", open: true}, {member: "c", open: true}}, verdict{stand: "b"}},
-		{"equals: the next one in turn", 2, []standing{{member: "a", open: true}, {member: "b", open: true}}, verdict{stand: "a"}},
-		{"the longer log", 0, []standing{{member: "a", open: true, lastTerm: 2, lastIndex: 7}, {member: "b", open: true, lastTerm: 2, lastIndex: 8}}, verdict{stand: "b"}},
-		{"the newer log, though shorter", 0, []standing{{member: "a", open: true, lastTerm: 3, lastIndex: 7}, {member: "b", open: true, lastTerm: 2, lastIndex: 8}}, verdict{stand: "a"}},
-		{"somebody leads", 0, []standing{{member: "a", open: true, term: 3}, {member: "b", open: true, term: 3, leads: true}}, verdict{leader: "b"}},
-		{"somebody leads, and no majority is needed to see it", 0, []standing{{member: "b", open: true, term: 3, leads: true}}, verdict{leader: "b"}},
-		{"it led in an older term", 0, []standing{{member: "a", open: true, term: 4}, {member: "b", open: true, term: 3, leads: true}}, verdict{stand: "a"}},
-		{"this one leads, says it: it does not", 0, []standing{{member: "a", open: true, term: 3, leads: true}, {member: "b", open: true}}, verdict{stand: "a"}},
-		{"another one stands", 0, []standing{{member: "a", open: true}, {member: "b", open: true, stands: true}}, verdict{stand: "a", busy: true}},
-		{"a stranger's log does not matter", 0, []standing{{member: "a", open: true}, {member: "b", open: true}, {member: "x", open: true, lastTerm: 9}}, verdict{stand: "a"}},
-	} {
-		if got := choose(members, row.store, "a", row.answers); got != row.want {
-			t.Errorf("%s: got %+v, want %+v", row.name, got, row.want)
-		}
-	}
-}
-
 // A peer that refuses a probe because too much is asked of it lives. Once it counted like one whose process refuses connections, and was gone after refusedFor.
 func TestWhatComesOfAProbe(t *testing.T) {
 	sent := time.Now().Add(-refusedFor)

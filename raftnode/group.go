@@ -61,6 +61,7 @@ type Group struct {
 	watched   []string                 // those given to the detector
 	nudged    atomic.Int64             // when raft was last made to look at its followers, in Unix nanoseconds
 	asked     atomic.Bool              // raft is asked for something by elections, see aside
+	queued    atomic.Bool              // it is this replica's turn to stand, once fewer elections are under way
 	followed  atomic.Uint64            // the process (see detector) that led when this replica last saw its leader change
 	unnamed   atomic.Uint64            // the term in which the leader's last roll did not name this group; 0: it did (see roll.go)
 

@@ -11,9 +11,11 @@ import (
 //
 // In the question the values are those of the asking replica.
 const (
-	flagOpen   = 1 << 0
-	flagLeads  = 1 << 1
-	flagStands = 1 << 2
+	flagOpen      = 1 << 0
+	flagLeads     = 1 << 1
+	flagStands    = 1 << 2
+	flagQueued    = 1 << 3
+	flagCandidate = 1 << 4
 )
 
 type keyedStanding struct {
@@ -32,6 +34,12 @@ func appendStanding(b []byte, key string, s standing) []byte {
 	}
 	if s.stands {
 		flags |= flagStands
+	}
+	if s.queued {
+		flags |= flagQueued
+	}
+	if s.candidate {
+		flags |= flagCandidate
 	}
 	b = append(b, flags)
 	b = binary.AppendUvarint(b, s.term)
@@ -55,7 +63,8 @@ func decodeStandings(raw []byte) ([]keyedStanding, error) {
 		var k keyedStanding
 		k.key = s.text()
 		flags := s.number()
-		k.s = standing{open: flags&flagOpen != 0, leads: flags&flagLeads != 0, stands: flags&flagStands != 0, term: s.number(), lastTerm: s.number(), lastIndex: s.number()}
+		k.s = standing{open: flags&flagOpen != 0, leads: flags&flagLeads != 0, stands: flags&flagStands != 0, queued: flags&flagQueued != 0, candidate: flags&flagCandidate != 0,
+			term: s.number(), lastTerm: s.number(), lastIndex: s.number()}
 		out = append(out, k)
 	}
 	return out, s.end()
