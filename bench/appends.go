@@ -97,13 +97,15 @@ func floorRow(clients int) *result {
 
 // floor measures what NATS and the machine alone cost.
 func (b *bench) floor(ctx context.Context, row *result, clients int) {
+	var floors []system
 	for _, s := range b.systems {
 		if q, ok := s.(*quorate); ok {
-			b.measure(ctx, []system{floor{q}}, row, func(s system) (float64, error) {
-				return load(ctx, s, row, clients, 0, 1, 256, b.slice)
-			})
+			floors = append(floors, floor{q})
 		}
 	}
+	b.measure(ctx, floors, row, func(s system) (float64, error) {
+		return load(ctx, s, row, clients, 0, 1, 256, b.slice)
+	})
 }
 
 // load runs clients, each with one request under way, over the stores from first on, and returns acknowledged appends a second. Errors are counted in the row.
@@ -146,9 +148,10 @@ func load(ctx context.Context, s system, row *result, clients, first, stores, si
 	}
 	wait(ctx, length/4) // until it runs evenly
 	counting.Store(true)
-	began := time.Now()
+	began, nodes, own := time.Now(), s.nodes().cpu(), ownCPU()
 	wait(ctx, length)
 	n, took := acked.Load(), time.Since(began)
+	nodes, own = s.nodes().cpu()-nodes, ownCPU()-own
 	cancel()
 	wg.Wait()
 	row.Errors[s.name()] += failed.Load()
@@ -159,8 +162,12 @@ func load(ctx context.Context, s system, row *result, clients, first, stores, si
 		}
 		return 0, fmt.Errorf("no append was acknowledged in %s: %w", took.Round(time.Millisecond), err)
 	}
+	row.Costs[s.name()] = append(row.Costs[s.name()], cost{micros(nodes, n), micros(own, n)})
 	return float64(n) / took.Seconds(), nil
 }
+
+// micros is a share of the time in microseconds.
+func micros(d time.Duration, n int64) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(n) }
 
 // payloadOf is a JSON text of the size.
 func payloadOf(size int) []byte {

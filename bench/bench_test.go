@@ -107,6 +107,7 @@ func sample() *report {
 		Skipped: []string{"late row: no time"}, Failed: map[string]string{nameDefault: "no port"}}
 	a := newResult(topicAppends, "a < b", "x/s").goal(atLeast(2, nameAlways), atLeast(100, ""))
 	a.Values = map[string][]float64{nameQuorate: {4, 6}, nameAlways: {2, 3}}
+	a.Costs[nameQuorate] = []cost{{100, 40}, {120, 44}, {300, 45}}
 	a.Errors[nameAlways] = 2
 	a.Failed[nameEtcd] = "it | broke"
 	f := newResult(topicFailover, "time", "s").lower().goal(atMost(1.5)).note("tried often")
@@ -120,7 +121,7 @@ func TestTables(t *testing.T) {
 	got := tables(sample())
 	for _, want := range []string{
 		"### Appends\n\n![Appends, as bars](bench-appends.svg)\n",
-		"| a &lt; b | x/s | 4.00 / 5.00 / 6.00 | 2.00 / 2.50 / 3.00<br>×2.00 / ×2.00 / ×2.00<br>**2 errors** | **failed** | ≥ 2× JetStream, sync always: 2.00×, met<br>≥ 100: 5.00, missed |\n",
+		"| a &lt; b | x/s | 4.00 / 5.00 / 6.00<br>120 + 44 µs | 2.00 / 2.50 / 3.00<br>×2.00 / ×2.00 / ×2.00<br>**2 errors** | **failed** | ≥ 2× JetStream, sync always: 2.00×, met<br>≥ 100: 5.00, missed |\n",
 		"| time | s | 0.50 | 8.00<br>×0.06 | – | ≤ 1.5: 0.50, met |\n",
 		"- a &lt; b: etcd failed: it \\| broke\n",
 		"- time: tried often.\n- etcd is left out: one group.\n",
@@ -353,6 +354,8 @@ func (m mute) client(int) (client, error) { return muteClient{err: m.err}, nil }
 type muteClient struct{ err error }
 
 func (muteClient) close() {}
+
+func (mute) nodes() *processes { return &processes{} }
 
 func (m muteClient) append(ctx context.Context, _, _ int, _ []byte) error {
 	if m.err == nil {

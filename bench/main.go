@@ -27,6 +27,7 @@ import (
 // config is what the flags say.
 type config struct {
 	quorate, nats, etcd string
+	other               string
 	dir                 string
 	rounds              int
 	slice               time.Duration
@@ -48,6 +49,7 @@ func main() {
 	only := flag.String("systems", ".", "regular expression of the systems to measure; Quorate is always one of them")
 	rows := flag.String("rows", ".", "regular expression of the rows to measure, by topic or name")
 	flag.StringVar(&c.quorate, "quorate", "../bin/quorate", "the quorate binary")
+	flag.StringVar(&c.other, "other", "", "another quorate binary, measured as one more system: what a change is worth")
 	flag.StringVar(&c.nats, "nats-server", "nats-server", "the nats-server binary")
 	flag.StringVar(&c.etcd, "etcd", "etcd", "the etcd binary")
 	flag.StringVar(&c.dir, "dir", "", "directory for data, emptied at the end; default a temporary one")

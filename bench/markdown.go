@@ -38,7 +38,8 @@ func between(text, middle string) (string, error) {
 // tables writes a picture, a table and remarks for each topic.
 func tables(r *report) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nMeasured on %s: %s.\nCommand: `%s`.\n\nEach cell: min / median / max; below it, the ratio of Quorate to that system, of measurements that were taken one after the other. A goal is judged by the median.\n",
+	fmt.Fprintf(&b, "\nMeasured on %s: %s.\nCommand: `%s`.\n\nEach cell: min / median / max; below it, the ratio of Quorate to that system, of measurements that were taken one after the other, "+
+		"and for appends the processor time that one takes: of the three nodes + of the clients. A goal is judged by the median.\n",
 		r.Date, cell(r.Machine), r.Command)
 	for _, t := range topics {
 		rows := r.of(t.id)
@@ -104,6 +105,9 @@ func (r *result) cell(system string) string {
 		if system != nameQuorate && len(r.Values[nameQuorate]) > 0 {
 			parts = append(parts, ratios(r.Values[nameQuorate], v))
 		}
+	}
+	if c := r.costs(system); c != "" {
+		parts = append(parts, c+" µs")
 	}
 	if e := r.Errors[system]; e > 0 {
 		parts = append(parts, "**"+errorCount(e)+"**")

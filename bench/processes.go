@@ -115,6 +115,15 @@ func (p *processes) cpu() (sum time.Duration) {
 	return sum
 }
 
+// ownCPU is the processor time that this process has used: that of the clients.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // memory is the resident memory of each node, in MB.
 func (p *processes) memory() (mb []float64) {
 	for _, i := range p.up() {

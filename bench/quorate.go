@@ -21,12 +21,13 @@ import (
 type quorate struct {
 	processes
 	binary string
+	title  string
 	admin  *nats.Conn
 	reader *quorateclient.Client // on admin
 	pprof  bool                  // the nodes serve profiles
 }
 
-func (q *quorate) name() string { return nameQuorate }
+func (q *quorate) name() string { return q.title }
 
 func connect(urls string) (*nats.Conn, error) {
 	return nats.Connect(urls, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.Timeout(5*time.Second))

@@ -24,10 +24,26 @@ type result struct {
 	LowerBetter       bool
 	Goals             []goal
 	Values            map[string][]float64
+	Costs             map[string][]cost // with each measurement of appends
 	Errors            map[string]int64  // requests that were refused or timed out, beside those that are counted
 	Failed            map[string]string // why a system was not measured to the end
 	LeftOut           map[string]string // why a system was not meant to be measured
 	Note              string
+}
+
+// cost is the processor time that one request took, in microseconds: of the three nodes, and of the clients.
+type cost struct{ Nodes, Clients float64 }
+
+// costs is the median of each part; empty when the row has none.
+func (r *result) costs(system string) string {
+	var nodes, clients []float64
+	for _, c := range r.Costs[system] {
+		nodes, clients = append(nodes, c.Nodes), append(clients, c.Clients)
+	}
+	if len(nodes) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.0f + %.0f", median(nodes), median(clients))
 }
 
 // goal is what Quorate is to reach in a row: as a multiple of another system's figure, or in the row's unit.
@@ -59,7 +75,7 @@ var topics = []struct{ id, title string }{
 }
 
 func newResult(topic, name, unit string) *result {
-	return &result{Topic: topic, Name: name, Unit: unit, Values: map[string][]float64{}, Errors: map[string]int64{}, Failed: map[string]string{}, LeftOut: map[string]string{}}
+	return &result{Topic: topic, Name: name, Unit: unit, Values: map[string][]float64{}, Costs: map[string][]cost{}, Errors: map[string]int64{}, Failed: map[string]string{}, LeftOut: map[string]string{}}
 }
 
 func (r *result) lower() *result { r.LowerBetter = true; return r }
@@ -152,6 +168,9 @@ func (r *result) text(systems []string) string {
 			continue
 		default:
 			fmt.Fprintf(&b, "  %-24s", s)
+		}
+		if c := r.costs(s); c != "" {
+			fmt.Fprintf(&b, "   %s µs", c)
 		}
 		if e := r.Errors[s]; e > 0 {
 			fmt.Fprintf(&b, "   %s", errorCount(e))

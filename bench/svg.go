@@ -12,9 +12,9 @@ import (
 // style makes a picture that carries its own background, so that it reads well on any page, and follows the reader's preference for light or dark.
 const style = `<style>
 .card{fill:#f6f8fa}.text{fill:#1f2328}.soft{fill:#59636e}.line{stroke:#1f2328}.goal{stroke:#1a7f37}.goaltext{fill:#1a7f37}
-.s0{fill:#0969da}.s1{fill:#bc6c1f}.s2{fill:#d9a066}.s3{fill:#8c959f}
+.s0{fill:#0969da}.s1{fill:#bc6c1f}.s2{fill:#d9a066}.s3{fill:#8c959f}.s4{fill:#8250df}
 @media (prefers-color-scheme:dark){.card{fill:#161b22}.text{fill:#e6edf3}.soft{fill:#9198a1}.line{stroke:#e6edf3}.goal{stroke:#3fb950}.goaltext{fill:#3fb950}
-.s0{fill:#4493f8}.s1{fill:#c98a4b}.s2{fill:#8f6a3d}.s3{fill:#6e7681}}
+.s0{fill:#4493f8}.s1{fill:#c98a4b}.s2{fill:#8f6a3d}.s3{fill:#6e7681}.s4{fill:#a371f7}}
 </style>
 `
 
@@ -91,7 +91,7 @@ func (r *result) bars(b *strings.Builder, systems []string, y int) int {
 			continue
 		}
 		end, mid := x(slices.Max(v)), y+barHeight/2
-		fmt.Fprintf(b, `<rect class="s%d" x="%d" y="%d" width="%.1f" height="%d" rx="2"/>`, i%4, barLeft, y, max(x(median(v))-barLeft, 1), barHeight)
+		fmt.Fprintf(b, `<rect class="s%d" x="%d" y="%d" width="%.1f" height="%d" rx="2"/>`, i%5, barLeft, y, max(x(median(v))-barLeft, 1), barHeight)
 		if len(v) > 1 {
 			fmt.Fprintf(b, `<line class="line" x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke-width="1.5"/>`, x(slices.Min(v)), mid, end, mid)
 		}

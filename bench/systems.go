@@ -51,6 +51,7 @@ func (l leftOut) Error() string { return string(l) }
 // The names; goals refer to them.
 const (
 	nameQuorate = "Quorate"
+	nameOther   = "Quorate, other build"
 	nameAlways  = "JetStream, sync always"
 	nameDefault = "JetStream, default"
 	nameEtcd    = "etcd"
@@ -59,12 +60,15 @@ const (
 // candidates are all systems there are; Quorate first, which the others are compared with.
 func candidates(c config) []system {
 	dir := func(name string) processes { return processes{dir: filepath.Join(c.dir, name)} }
-	return []system{
-		&quorate{processes: dir("quorate"), binary: c.quorate},
+	systems := []system{&quorate{processes: dir("quorate"), binary: c.quorate, title: nameQuorate}}
+	if c.other != "" {
+		systems = append(systems, &quorate{processes: dir("other"), binary: c.other, title: nameOther})
+	}
+	return append(systems,
 		&jetStream{processes: dir("js-always"), binary: c.nats, title: nameAlways, always: true},
 		&jetStream{processes: dir("js-default"), binary: c.nats, title: nameDefault},
 		&etcd{processes: dir("etcd"), binary: c.etcd},
-	}
+	)
 }
 
 // most returns the node that leads most, and its share.
