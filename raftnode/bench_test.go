@@ -17,24 +17,54 @@ import (
 )
 
 // counter is the least that a Machine can be.
-type counter struct{ index, term atomic.Uint64 }
+type counter struct {
+	mu          sync.Mutex // guards what follows
+	index, term uint64
+	applied     chan struct{} // closed by the next apply; nil: nobody waits
+}
 
 func (m *counter) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
 
 func (m *counter) ApplyBatch(logs []*raft.Log) []any {
 	last := logs[len(logs)-1]
-	m.term.Store(last.Term)
-	m.index.Store(last.Index)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.index, m.term = last.Index, last.Term
+	if m.applied != nil {
+		close(m.applied)
+		m.applied = nil
+	}
 	return make([]any, len(logs))
 }
 
-func (m *counter) Applied() (uint64, uint64) { return m.index.Load(), m.term.Load() }
+func (m *counter) Applied() (uint64, uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.index, m.term
+}
+
+// next returns the index that is applied, and what is closed once there is another one.
+func (m *counter) next() (uint64, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.applied == nil {
+		m.applied = make(chan struct{})
+	}
+	return m.index, m.applied
+}
 
 func (m *counter) WaitApplied(ctx context.Context, index uint64) error {
-	for m.index.Load() < index && ctx.Err() == nil {
-		time.Sleep(time.Millisecond)
+	for {
+		at, next := m.next()
+		if at >= index {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return ctx.Err()
 }
 
 func (m *counter) OpenSnapshot() (uint64, uint64, int64, io.ReadCloser, error) {

@@ -181,8 +181,10 @@ func TestFailedFlushEndsTheWait(t *testing.T) {
 	}
 	defer f.Close()
 	broken := errors.New("disk broke")
-	f.hookStep = func(string) error {
-		time.Sleep(50 * time.Millisecond)
+	waits := make(chan struct{})
+	f.hookFull = sync.OnceFunc(func() { close(waits) })
+	f.hookStep = func(string) error { // a flush breaks once an apply waits for it
+		<-waits
 		return broken
 	}
 	for i := uint64(1); ; i++ {

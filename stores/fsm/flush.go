@@ -310,6 +310,9 @@ func (f *FSM) waitOwnRoom() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.failed == nil && f.kicked && f.unsynced() > maxOverlay {
+		if f.hookFull != nil {
+			f.hookFull()
+		}
 		f.room.Wait()
 	}
 }

@@ -80,6 +80,7 @@ type FSM struct {
 	bounds   bounds                  // of the work on runs that a flush does
 	hookStep func(step string) error // tests: called at the steps of a flush; its error is a crash there
 	hookView func()                  // tests: called while a view is held
+	hookFull func()                  // tests: called with mu held by an apply that is about to wait for room
 }
 
 var _ raft.BatchingFSM = (*FSM)(nil)
