@@ -179,6 +179,17 @@ func (c *SubscriptionConfig) Complete(prefix string) *Error {
 	if c.Ack == "" {
 		c.Ack = AckExplicit
 	}
+	if err := c.Check(); err != nil {
+		return err
+	}
+	if c.DeliverSubject != "" {
+		return CheckDeliverSubject(c.DeliverSubject, prefix)
+	}
+	return nil
+}
+
+// Check reports the first thing that is wrong with a completed config, but for its deliver_subject, which is a matter of the cluster it is used in.
+func (c *SubscriptionConfig) Check() *Error {
 	switch {
 	case c.FromEnd && c.After != 0:
 		return ErrBadRequest.With("after and from_end are both given; a subscription begins at one place")
@@ -194,12 +205,7 @@ func (c *SubscriptionConfig) Complete(prefix string) *Error {
 		return ErrTooLarge.With("description has %d bytes; at most %d are allowed", len(c.Description), MaxReason)
 	}
 	if c.Query != nil {
-		if err := c.Query.Check("query"); err != nil {
-			return err
-		}
-	}
-	if c.DeliverSubject != "" {
-		return CheckDeliverSubject(c.DeliverSubject, prefix)
+		return c.Query.Check("query")
 	}
 	return nil
 }

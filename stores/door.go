@@ -11,16 +11,25 @@ import (
 // and one fsync for all of them. A lone append goes at once; nobody waits for a timer. A second entry goes beside the first only when so much waits that it
 // is worth a round of its own: two half-empty ones cost more and bring nobody his answer sooner.
 //
-// Appends take effect in the order in which they came to the door.
+// Appends take effect in the order in which they came to the door, and are answered in it.
 type door struct {
 	store   *Store
 	propose func(entry []byte) (proposal, error) // keeps the order of calls
-	wg      sync.WaitGroup                       // entries in flight
 
 	mu       sync.Mutex // guards what follows
+	turn     *sync.Cond // on mu: an entry was answered, or a goroutine ended
 	waiting  []*pending
 	size     int // of the commands that wait, in bytes
 	inflight int
+	running  int    // goroutines that have an entry to answer
+	proposed uint64 // entries so far
+	answered uint64 // of those, in order
+}
+
+func newDoor(s *Store, propose func(entry []byte) (proposal, error)) *door {
+	d := &door{store: s, propose: propose}
+	d.turn = sync.NewCond(&d.mu)
+	return d
 }
 
 // proposal is an entry on its way.
@@ -53,7 +62,7 @@ func (d *door) enter(p *pending) {
 	d.size += len(p.body.Data)
 	if d.inflight == 0 || d.inflight < entriesInFlight && d.worthLocked() {
 		d.inflight++
-		d.wg.Add(1)
+		d.running++
 		go d.run(d.proposeLocked()) // ends when nothing waits, or others take what does
 	}
 }
@@ -63,6 +72,7 @@ func (d *door) worthLocked() bool { return d.size >= worthBytes || len(d.waiting
 
 // entry is a batch on its way to a majority.
 type entry struct {
+	number   uint64 // how many were proposed before
 	batch    []*pending
 	proposal proposal
 	err      error // it is not on its way
@@ -76,7 +86,8 @@ func (d *door) proposeLocked() entry {
 		n++
 	}
 	d.size -= size
-	e := entry{batch: d.waiting[:n:n]}
+	e := entry{number: d.proposed, batch: d.waiting[:n:n]}
+	d.proposed++
 	if d.waiting = d.waiting[n:]; len(d.waiting) == 0 {
 		d.waiting = nil // lets the array go
 	}
@@ -89,7 +100,6 @@ func (d *door) proposeLocked() entry {
 }
 
 func (d *door) run(e entry) {
-	defer d.wg.Done()
 	for {
 		result, err := any(nil), e.err
 		if err == nil {
@@ -104,8 +114,18 @@ func (d *door) run(e entry) {
 		} else {
 			d.inflight--
 		}
+		for d.answered != e.number { // whoever is told of a change is told of those before it first
+			d.turn.Wait()
+		}
 		d.mu.Unlock()
 		d.answer(e.batch, result, err)
+		d.mu.Lock()
+		d.answered++
+		if !more {
+			d.running--
+		}
+		d.turn.Broadcast()
+		d.mu.Unlock()
 		if !more {
 			return
 		}
@@ -154,7 +174,13 @@ func (s *Store) reply(p *pending, a *fsm.AppendResult) any {
 }
 
 // close waits until everything is answered. The group must be closing, so that nothing new is taken.
-func (d *door) close() { d.wg.Wait() }
+func (d *door) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.running > 0 {
+		d.turn.Wait()
+	}
+}
 
 // busy reports whether anything is on its way.
 func (d *door) busy() bool {

@@ -2,6 +2,7 @@ package stores
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -23,7 +24,7 @@ func (e *heldEntry) Wait() (any, error) {
 
 // heldDoor is a door whose entries wait for the test.
 type heldDoor struct {
-	door
+	*door
 	entries  chan *heldEntry
 	answered sync.WaitGroup
 	mu       sync.Mutex
@@ -32,8 +33,7 @@ type heldDoor struct {
 
 func newHeldDoor() *heldDoor {
 	d := &heldDoor{entries: make(chan *heldEntry, 64)}
-	d.store = &Store{spec: Spec{Name: "orders"}}
-	d.propose = func(raw []byte) (proposal, error) {
+	d.door = newDoor(&Store{spec: Spec{Name: "orders"}}, func(raw []byte) (proposal, error) {
 		cmds, err := fsm.Decode(raw)
 		if err != nil {
 			return nil, err
@@ -41,7 +41,7 @@ func newHeldDoor() *heldDoor {
 		e := &heldEntry{appends: len(cmds), commit: make(chan struct{})}
 		d.entries <- e
 		return e, nil
-	}
+	})
 	return d
 }
 
@@ -142,7 +142,6 @@ func TestDoorCountsBytes(t *testing.T) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	slices.Sort(d.order)
 	if !slices.Equal(d.order, []int{0, 1, 2, 3, 4}) {
 		t.Errorf("answers of %v", d.order)
 	}
@@ -152,4 +151,23 @@ func (d *heldDoor) left() int {
 	d.door.mu.Lock()
 	defer d.door.mu.Unlock()
 	return len(d.waiting)
+}
+
+// Who is told of a change has been told of those before it: a subscription's progress is with its consumer before what rests on it, though another goroutine answers.
+func TestDoorAnswersInOrder(t *testing.T) {
+	d := newHeldDoor()
+	d.come(t, 0, 1, 1)
+	first := d.next(t, 1)
+	d.come(t, 1, worthCommands, 1)
+	second := d.next(t, worthCommands)
+	close(second.commit)
+	for range 1000 { // the second entry's goroutine comes to its answers, if it does not wait
+		runtime.Gosched()
+	}
+	close(first.commit)
+	d.answered.Wait()
+	d.close()
+	if !slices.IsSorted(d.order) {
+		t.Errorf("answers in the order %v", d.order)
+	}
 }

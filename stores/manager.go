@@ -92,8 +92,16 @@ func (m *Manager) Open(spec Spec) (*Store, error) {
 	if err == nil {
 		s, err = openStore(m, spec, dir)
 	}
+	return m.list(spec, s, err)
+}
+
+// list takes in a store that was opened, or says why it was not.
+func (m *Manager) list(spec Spec, s *Store, err error) (*Store, error) {
 	m.mu.Lock()
 	closed := m.closed
+	if err == nil && s.damage != nil { // it was met by the first entries
+		err = s.damage
+	}
 	switch {
 	case err != nil:
 		m.failed[spec.Name] = Failure{Spec: spec, Err: err}
@@ -105,6 +113,9 @@ func (m *Manager) Open(spec Spec) (*Store, error) {
 	m.mu.Unlock()
 	if err != nil {
 		m.cfg.Logger.Error("store is not open on this node", "store", spec.Name, "error", err)
+		if s != nil {
+			err = errors.Join(err, s.close())
+		}
 		return nil, err
 	}
 	if closed {
@@ -253,7 +264,8 @@ func (m *Manager) damaged(s *Store, dir string, reason error) {
 		m.cfg.Logger.Error("the damage is not written down", "store", s.Name(), "error", err)
 	}
 	m.mu.Lock()
-	current := m.stores[s.Name()] == s
+	s.damage = reason
+	current := m.stores[s.Name()] == s // else Open has yet to list it, or it is closed
 	if current {
 		delete(m.stores, s.Name())
 		m.failed[s.Name()] = Failure{Spec: s.spec, Err: reason}

@@ -36,7 +36,7 @@ type Store struct {
 	machine       *fsm.FSM
 	group         *raftnode.Group
 	feed          *liveFeed
-	door          door
+	door          *door
 	limiter       limiter
 	dir           string
 	keySets       keySets       // of backups under way
@@ -48,6 +48,9 @@ type Store struct {
 	commands func(serverID string) (kind int, heard bool) // see Config
 
 	flushes *flushes // shared by all stores of the node
+
+	flushDue atomic.Bool // a timed flush is to come
+	damage   error       // guarded by the manager's mu; met by the replica, which is to be closed
 
 	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
 	noHoles              atomic.Bool   // that the file system cannot take space back was told
@@ -68,8 +71,8 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
-	s.door.store, s.subscriptions.store, s.subscriptions.pusher = s, s, m.cfg.Push
-	s.door.propose = func(entry []byte) (proposal, error) { return s.group.Propose(entry) }
+	s.subscriptions.store, s.subscriptions.pusher = s, m.cfg.Push
+	s.door = newDoor(s, func(entry []byte) (proposal, error) { return s.group.Propose(entry) })
 	s.SetLimits(spec.Limits)
 	onDirty, prior := s.flushSoon, spec.Name == api.ConfigStore
 	if prior { // small, and what a node that starts alone knows of its stores: synced at once, before all others
@@ -109,10 +112,15 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	return s, nil
 }
 
-// flushSoon is told that the state file is behind.
+// flushSoon is told that the state file is behind. A flush that is due already will do: one that something else asks for meanwhile does not make another one due, or a
+// node whose overlays are full would owe ever more.
 func (s *Store) flushSoon() {
+	if s.flushDue.Swap(true) {
+		return
+	}
 	time.AfterFunc(s.flushes.after(time.Now()), func() { // ends with the flush; a machine that is closed by then has flushed
-		s.machine.Flush() // an error ends the replica through OnFatal
+		s.flushDue.Store(false) // what comes from here on may miss this one
+		s.machine.Flush()       // an error ends the replica through OnFatal
 	})
 }
 

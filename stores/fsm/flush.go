@@ -3,6 +3,7 @@ package fsm
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -65,9 +66,17 @@ func (f *FSM) flush() error {
 	f.flushing.Lock()
 	defer f.flushing.Unlock()
 	frozen, st, err := f.freeze()
-	if frozen == nil || err != nil {
-		return err
+	if err == nil && frozen != nil {
+		err = f.flushFrozen(frozen, st)
 	}
+	if err != nil {
+		f.end(err) // before the next one may begin: it would drop what this one has not written
+	}
+	return err
+}
+
+// flushFrozen writes the frozen overlay. flushing is held.
+func (f *FSM) flushFrozen(frozen *overlay, st state) error {
 	if err := f.hook("frozen"); err != nil {
 		return err
 	}
@@ -94,6 +103,9 @@ func (f *FSM) freeze() (*overlay, state, error) {
 	defer f.mu.Unlock()
 	if f.failed != nil || !f.dirty {
 		return nil, f.state, f.failed
+	}
+	if f.frozen != nil {
+		return nil, f.state, errors.New("a flush begins before an earlier one is on disk")
 	}
 	f.frozen, f.active, f.dirty = f.active, nil, false
 	if f.frozen == nil { // only entries without events

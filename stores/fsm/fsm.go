@@ -61,13 +61,14 @@ type FSM struct {
 	kicked  bool          // a flush runs in the background
 	changed chan struct{} // closed and replaced when events were appended or the state was restored
 	moved   chan struct{} // closed and replaced when applied moves
-	failed  error
+	failed  error         // ends the replica; the first one
 	closed  bool
 	// replacing counts those who wait for the file to be theirs; meanwhile no snapshot stream is opened.
 	replacing int
 	streams   map[*snapshotStream]struct{}
 
 	background sync.WaitGroup // flushes in the background
+	told       atomic.Bool    // OnFatal was called
 	uses       atomic.Uint64  // calls of enter
 	lastUse    atomic.Uint64  // Shared.opens at the last of them
 	pending    atomic.Uint64  // bytes in the active overlay
@@ -225,19 +226,30 @@ func (f *FSM) hook(step string) error {
 	return f.hookStep(step)
 }
 
-// fail ends the replica: what it has applied is not what the log says.
+// fail ends the replica: what it has applied is not what the log says, or cannot be written. Whoever is told of it is told of the first error.
 func (f *FSM) fail(err error) {
+	f.end(err)
+	if f.told.CompareAndSwap(false, true) {
+		f.cfg.OnFatal(fmt.Errorf("state machine %s: %w", f.cfg.Path, f.failure()))
+	}
+}
+
+// end is fail that tells nobody yet: from here on nothing is applied or written.
+func (f *FSM) end(err error) {
 	f.mu.Lock()
-	first := f.failed == nil
-	if first {
+	if f.failed == nil {
 		f.failed = err
 		f.room.Broadcast()
 	}
 	f.mu.Unlock()
 	f.cfg.Shared.tell()
-	if first {
-		f.cfg.OnFatal(fmt.Errorf("state machine %s: %w", f.cfg.Path, err))
-	}
+}
+
+// failure is why the replica has ended; nil: it has not.
+func (f *FSM) failure() error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.failed
 }
 
 // OnAppend sets what is told of appended events: positions first to last of the stream, by an entry of the term. The stream's name is only valid in the call.

@@ -27,7 +27,7 @@ var ErrNoHoles = errors.New("the file system cannot punch holes")
 func (f *FSM) GiveBack() (bytes int64, more bool, err error) {
 	f.sweep.mu.Lock()
 	defer f.sweep.mu.Unlock()
-	if f.sweep.settled || f.nothingGone() || f.streaming() {
+	if f.sweep.settled && !f.sweep.renewed.Load() || f.nothingGone() || f.streaming() {
 		return 0, false, nil
 	}
 	leave, err := f.enter()
@@ -48,6 +48,12 @@ func (f *FSM) GiveBack() (bytes int64, more bool, err error) {
 func (f *FSM) punchStep() (bytes int64, more bool, err error) {
 	f.flushing.Lock()
 	defer f.flushing.Unlock()
+	if f.failure() != nil {
+		return 0, false, nil
+	}
+	if f.sweep.renewed.Swap(false) {
+		f.sweep.holes = 0
+	}
 	f.applying.Lock()
 	f.dropReader()
 	f.applying.Unlock()

@@ -97,7 +97,7 @@ func (f *FSM) Uses() uint64 { return f.uses.Load() }
 // Resting reports whether the file is closed.
 func (f *FSM) Resting() bool {
 	f.file.RLock()
-	defer f.file.RUnlock()
+	defer f.leave() // for whoever wants it to rest it was in use
 	return f.db == nil
 }
 

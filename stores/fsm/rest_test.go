@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -148,4 +149,48 @@ func TestAFlushThatComesAfterClose(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	f.dirty = false
+}
+
+// A machine that rests receives a state while somebody wakes it, and there is one place for both.
+func TestRestoreWhileSomebodyWakesTheMachine(t *testing.T) {
+	source := openAt(t, filepath.Join(t.TempDir(), "source.db"))
+	defer source.Close()
+	mustApply(t, source, cmd("a", -1, "1"))
+	_, _, _, rc, err := source.OpenSnapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(filepath.Join(t.TempDir(), "state.db"))
+	cfg.Shared = NewShared(Bounds{Flushes: 1, Files: 1, Unflushed: 1 << 30})
+	f, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if ok, err := f.Rest(); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	read := make(chan error, 1)
+	f.hookStep = func(step string) error {
+		if step == "received" { // the place is taken
+			go func() { // ends once it has read
+				_, err := f.ReadAll(AllQuery{Limit: 1, MaxBytes: 1})
+				read <- err
+			}()
+			if f.waking.TryLock() { // whoever wakes it would have it now, and wait for the place
+				t.Error("somebody may wake the machine while a restore has the place that it needs")
+				f.waking.Unlock()
+			}
+		}
+		return nil
+	}
+	if err := f.Restore(rc); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	if !f.sweep.renewed.Load() {
+		t.Error("GiveBack does not know that the file is another one")
+	}
 }

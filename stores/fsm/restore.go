@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -299,6 +300,9 @@ func (a *applier) checkRestored(page []api.BackupEvent) (writes []restored, refu
 		if err != nil {
 			return nil, api.ErrRestoreRefused.With("event %d cannot be read: %v", e.Position, err), nil
 		}
+		if err := rec.checkRestored(); err != nil {
+			return nil, api.ErrRestoreRefused.With("event %d is none that this cluster takes: %s", e.Position, err.Description), nil
+		}
 		writes[i] = restored{BackupEvent: e, record: rec, name: e.Stream}
 	}
 	for i := range writes { // all are looked at by now, so this looks up nothing
@@ -307,6 +311,26 @@ func (a *applier) checkRestored(page []api.BackupEvent) (writes []restored, refu
 		}
 	}
 	return writes, nil, nil
+}
+
+// checkRestored refuses an event that nobody could have appended: a page may be made up, and what is not checked here ends every replica later, say with a type that is too long
+// for a key, or makes pages that cannot be read.
+func (rec *record) checkRestored() *api.Error {
+	e := &rec.event
+	if err := api.CheckEventID(e.ID); err != nil || rec.stub {
+		return err
+	}
+	n := api.NewEvent{ID: e.ID, Type: e.Type, Tags: e.Tags, Metadata: e.Metadata}
+	if n.DataBase64 = e.Data; e.JSON {
+		n.Data, n.DataBase64 = e.Data, nil
+	}
+	switch {
+	case len(n.Data) > 0 && !json.Valid(n.Data):
+		return api.ErrBadRequest.With("its data is not JSON, and says that it is")
+	case len(n.Metadata) > 0 && !json.Valid(n.Metadata):
+		return api.ErrBadRequest.With("its metadata is not JSON")
+	}
+	return n.Check(0)
 }
 
 func (c *RestoreChange) keys(a *applier, p *restoreState) (*api.Error, error) {
@@ -401,7 +425,7 @@ func (a *applier) checkRestoredKeys() (refused *api.Error, err error) {
 		case keySubscription, keyProgress:
 			if len(key) > 1 { // without a name it is the last id that was given
 				s, err := v.subscription(key[1:])
-				fits = err == nil && s != nil
+				fits = err == nil && s != nil && s.Config.Check() == nil
 			}
 		case keyParked:
 			fits = len(key) > 1+1+8 && key[len(key)-9] == 0

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -312,6 +313,46 @@ func TestRestoreRefusesForgedPages(t *testing.T) {
 }
 
 // TestRestoreScavenged: what was scavenged before a backup comes back as it is: gone, its id still known, and whole to Verify, whether it is scavenged again or not.
+// What is in a page may be made up. An event that nobody could have appended is refused before anything is written; a type of 40,000 bytes ended every replica with the
+// flush, and again after each start.
+func TestRestoreRefusesEventsThatNobodyCouldAppend(t *testing.T) {
+	good := EventRecord{ID: "id", Type: "T", Tags: []string{"a:b"}, JSON: true, Data: []byte(`{"x":1}`), Metadata: []byte(`{"m":1}`)}
+	for _, row := range []struct {
+		name  string
+		spoil func(e *EventRecord)
+		fine  bool
+	}{
+		{"as it should be", func(*EventRecord) {}, true},
+		{"bytes that are not JSON and do not say so", func(e *EventRecord) { e.JSON, e.Data = false, []byte{0, 1} }, true},
+		{"no data", func(e *EventRecord) { e.JSON, e.Data, e.Metadata = false, nil, nil }, true},
+		{"a type that is too long for a key", func(e *EventRecord) { e.Type = strings.Repeat("x", 40_000) }, false},
+		{"no type", func(e *EventRecord) { e.Type = "" }, false},
+		{"no id", func(e *EventRecord) { e.ID = "" }, false},
+		{"a tag with a line feed", func(e *EventRecord) { e.Tags = []string{"a\nb"} }, false},
+		{"too many tags", func(e *EventRecord) { e.Tags = slices.Repeat([]string{"t"}, api.MaxTags+1) }, false},
+		{"data that is not the JSON it says it is", func(e *EventRecord) { e.Data = []byte(`{"x":`) }, false},
+		{"metadata that is not an object", func(e *EventRecord) { e.Metadata = []byte(`3`) }, false},
+		{"metadata that is not JSON", func(e *EventRecord) { e.Metadata = []byte(`{`) }, false},
+		{"too much data", func(e *EventRecord) { e.JSON, e.Data = false, make([]byte, api.MaxEventData+1) }, false},
+	} {
+		f := openNew(t)
+		if _, err := take(t, f, &RestoreChange{Op: RestoreBegin, Restore: "r"}); err != nil {
+			t.Fatal(err)
+		}
+		e := good
+		row.spoil(&e)
+		var page api.BackupEvents
+		page.Add(&api.BackupEvent{Position: 1, Stream: "s", Time: testTime, Body: e.encode(nil)})
+		_, refused := take(t, f, &RestoreChange{Op: RestoreEvents, Restore: "r", Page: page.Encode()})
+		if (refused == nil) != row.fine || refused != nil && !errors.Is(refused, api.ErrRestoreRefused) {
+			t.Errorf("%s: %v", row.name, refused)
+		}
+		if err := errors.Join(f.Flush(), f.Verify()); err != nil {
+			t.Errorf("%s: %v", row.name, err)
+		}
+	}
+}
+
 func TestRestoreScavenged(t *testing.T) {
 	from := filled(t)
 	change := func(c *StreamChange) {

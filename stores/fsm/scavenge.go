@@ -29,9 +29,10 @@ const (
 
 // sweep is what scavenging and expiry know between their steps. It is lost with a restart, and costs a look at the streams that have a state.
 type sweep struct {
-	cuts  atomic.Uint64 // counts batches that changed a stream's state
-	limit int           // records of a step; set before the first one
-	least int64         // as holesAt
+	cuts    atomic.Uint64 // counts batches that changed a stream's state
+	renewed atomic.Bool   // the file is another one than that which GiveBack knows
+	limit   int           // records of a step; set before the first one
+	least   int64         // as holesAt
 
 	mu    sync.Mutex // held for a step of scavenging or expiry; guards what follows. Taken before file
 	after string     // the stream that the last step came to; empty: from the first one
@@ -236,6 +237,18 @@ func (f *FSM) replace(cuts []cut, swept map[string]uint64) error {
 	slices.SortFunc(cuts, func(a, b cut) int { return cmp.Compare(a.position, b.position) })
 	f.flushing.Lock()
 	defer f.flushing.Unlock()
+	err := f.failure() // a commit of which nobody knows what became, maybe
+	if err == nil {
+		err = guard(func() error { return f.writeStubs(cuts, swept) })
+	}
+	if err != nil {
+		f.end(err) // before a flush may begin
+	}
+	return err
+}
+
+// writeStubs writes a step in a transaction. flushing is held.
+func (f *FSM) writeStubs(cuts []cut, swept map[string]uint64) error {
 	tx, err := f.db.Begin(true)
 	if err != nil {
 		return err

@@ -181,6 +181,7 @@ func (f *FSM) reopen(path string) error {
 		f.restoring.Store(restoringUnknown) // before anybody sees the state
 		f.announce(file.st)
 		f.sweep.cuts.Add(1)
+		f.sweep.renewed.Store(true)
 		f.mu.Unlock()
 	}
 	return rerr
@@ -211,6 +212,8 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := receive(f.folder, tmp, rc); err != nil {
 		return fmt.Errorf("restore %s: %w", f.cfg.Path, err)
 	}
+	f.waking.Lock() // before a place: whoever wakes the machine has this, and waits for one
+	defer f.waking.Unlock()
 	shared, ours := f.cfg.Shared, false
 	shared.place(f.cfg.Prior) // for the received file, and then for the machine's own if it rests
 	defer func() {
@@ -232,8 +235,6 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if err := f.hook("received"); err != nil {
 		return err
 	}
-	f.waking.Lock()
-	defer f.waking.Unlock()
 	defer f.lockFile()()
 	rests := f.db == nil
 	err = f.reopen(tmp)
