@@ -125,7 +125,7 @@ func (b *Bus) Serve(backend Backend) error {
 		return fmt.Errorf("serve peers: %w", err)
 	}
 	for _, s := range backend.Stores.List() {
-		b.OnLeadership(s, s.Leadership())
+		b.lead(s, s.Leadership) // asked while nobody tells the post of a newer one
 	}
 	service, err := micro.AddService(b.answers, micro.Config{
 		Name: api.ServiceName, Version: api.Version,
@@ -167,7 +167,7 @@ func (b *Bus) Serve(backend Backend) error {
 func (b *Bus) spawn(r *request, fn func()) {
 	store := b.shareOf(r)
 	if used, ok := b.slots.take(store, 1); !ok {
-		r.fail(api.ErrOverloaded.With("node %s has %d requests of store %s under way, as many as there is room for all other stores; retry, or reach another node", b.name, used, r.subject.Store))
+		r.giveUp(api.ErrOverloaded.With("node %s has %d requests of store %s under way, as many as there is room for all other stores; retry, or reach another node", b.name, used, r.subject.Store))
 		return
 	}
 	b.work.start(func() { // ends with the request, which its own time limit bounds

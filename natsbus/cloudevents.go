@@ -18,22 +18,23 @@ import (
 const structuredMode = "application/cloudevents+json"
 
 // decodeAppend reads an append in one of its three forms: our JSON, a CloudEvent in binary mode (attributes in ce-* headers, any body), or a
-// CloudEvent in structured mode. CloudEvents 1.0.2, NATS protocol binding 1.0.2. stream is the one the subject names; without one, every event names its own.
-func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
+// CloudEvent in structured mode. CloudEvents 1.0.2, NATS protocol binding 1.0.2. stream is the one the subject names; without one, every event names its own. added is how many bytes the
+// trace headers have added to the events.
+func decodeAppend(m message, stream string) (a *stores.Append, added int, _ *api.Error) {
 	h := lower(m.Header())
 	expected, err := expectedVersion(h)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	mediaType := mediaTypeOf(h["content-type"])
 	trace, err := traceOf(h)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	a := &stores.Append{Stream: stream, Expected: api.ExpectAny}
+	a = &stores.Append{Stream: stream, Expected: api.ExpectAny}
 	if expected != nil {
 		if stream == "" {
-			return nil, errNoStreamToExpect
+			return nil, 0, errNoStreamToExpect
 		}
 		a.Expected = *expected
 	}
@@ -41,31 +42,31 @@ func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
 	isCloudEvent := structured || hasAttributes(h)
 	switch {
 	case isCloudEvent && stream == "":
-		return nil, api.ErrBadName.With("the stream name is missing; a CloudEvent goes to the one stream that the subject names: append to %s.<stream>", m.Subject())
+		return nil, 0, api.ErrBadName.With("the stream name is missing; a CloudEvent goes to the one stream that the subject names: append to %s.<stream>", m.Subject())
 	case structured:
 		e, err := structuredEvent(m.Data())
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		a.Events = []api.NewEvent{*e}
 	case hasAttributes(h):
 		e, err := binaryEvent(h, mediaType, m.Data())
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		a.Events = []api.NewEvent{*e}
 	default:
 		var r api.AppendRequest
 		if err := api.Unmarshal(m.Data(), &r); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		a.Events, a.Conditions = r.Events, r.Conditions
 		if r.ExpectedVersion != nil {
 			if stream == "" {
-				return nil, errNoStreamToExpect
+				return nil, 0, errNoStreamToExpect
 			}
 			if expected != nil && *expected != *r.ExpectedVersion {
-				return nil, api.ErrBadRequest.With("expected_version is %d in the payload and %d in the header; send one", *r.ExpectedVersion, *expected)
+				return nil, 0, api.ErrBadRequest.With("expected_version is %d in the payload and %d in the header; send one", *r.ExpectedVersion, *expected)
 			}
 			a.Expected = *r.ExpectedVersion
 		}
@@ -76,12 +77,18 @@ func decodeAppend(m message, stream string) (*stores.Append, *api.Error) {
 		}
 	}
 	for i := range a.Events {
-		addTrace(&a.Events[i], trace)
+		e := &a.Events[i]
+		before := len(e.Metadata)
+		addTrace(e, trace)
+		added += len(e.Metadata) - before
+	}
+	if n := len(m.Data()) + added; added > 0 && n > api.MaxAppendRequest {
+		return nil, 0, api.ErrTooLarge.With("the request has %d bytes with the trace headers, which each of its %d events gets; at most %d are allowed; split it, or send shorter headers", n, len(a.Events), api.MaxAppendRequest)
 	}
 	if id := h["nats-msg-id"]; id != "" && len(a.Events) == 1 && a.Events[0].ID == "" {
 		a.Events[0].ID = id
 	}
-	return a, nil
+	return a, added, nil
 }
 
 // errNoStreamToExpect refuses an expected version of nothing, also -2: whoever sends one means a stream.

@@ -65,7 +65,7 @@ func TestDecodeAppend(t *testing.T) {
 		{"structured, no type", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0"}`, nil, api.ErrBadRequest},
 		{"structured, no JSON", nats.Header{"content-type": {structuredMode}}, `x`, nil, api.ErrBadRequest},
 	} {
-		got, err := decodeAppend(received(row.header, row.data), "s")
+		got, _, err := decodeAppend(received(row.header, row.data), "s")
 		switch {
 		case row.err != nil && !errors.Is(err, row.err):
 			t.Errorf("%s: got error %v, want %s", row.name, err, row.err.Name)
@@ -82,7 +82,7 @@ func TestDecodeAppendWithoutAStream(t *testing.T) {
 		Expected: api.ExpectAny, Events: []api.NewEvent{{Type: "T", Stream: "a"}},
 		Conditions: []api.Condition{{Stream: "b", Version: &n}, {Query: &api.Query{Items: []api.QueryItem{{Tags: []string{"x"}}}}, After: 7}},
 	}
-	got, err := decodeAppend(received(nil, `{"events":[{"type":"T","stream":"a"}],"conditions":[{"stream":"b","version":4},{"query":{"items":[{"tags":["x"]}]},"after":7}]}`), "")
+	got, _, err := decodeAppend(received(nil, `{"events":[{"type":"T","stream":"a"}],"conditions":[{"stream":"b","version":4},{"query":{"items":[{"tags":["x"]}]},"after":7}]}`), "")
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v (%v), want %+v", got, err, want)
 	}
@@ -91,7 +91,7 @@ func TestDecodeAppendWithoutAStream(t *testing.T) {
 	if merr != nil || got.Events[0].ID == "" {
 		t.Fatal(merr)
 	}
-	if again, err := decodeAppend(received(nil, string(raw)), ""); err != nil || !reflect.DeepEqual(again, got) {
+	if again, _, err := decodeAppend(received(nil, string(raw)), ""); err != nil || !reflect.DeepEqual(again, got) {
 		t.Errorf("forwarded it is %+v (%v), want %+v", again, err, got)
 	}
 	for _, row := range []struct {
@@ -105,7 +105,7 @@ func TestDecodeAppendWithoutAStream(t *testing.T) {
 		{"CloudEvent", nats.Header{"ce-type": {"T"}}, `1`, api.ErrBadName},
 		{"structured CloudEvent", nats.Header{"content-type": {structuredMode}}, `{"specversion":"1.0","type":"T"}`, api.ErrBadName},
 	} {
-		if _, err := decodeAppend(received(row.header, row.data), ""); !errors.Is(err, row.want) {
+		if _, _, err := decodeAppend(received(row.header, row.data), ""); !errors.Is(err, row.want) {
 			t.Errorf("%s: got %v, want %s", row.name, err, row.want.Name)
 		}
 	}
@@ -152,7 +152,7 @@ func FuzzDecodeAppend(f *testing.F) {
 				h.Set(k, v)
 			}
 		}
-		a, err := decodeAppend(received(h, data), "s")
+		a, _, err := decodeAppend(received(h, data), "s")
 		if err != nil {
 			if err.Code < 400 || err.Code > 499 || err.Description == "" {
 				t.Fatalf("%+v", err)
@@ -168,7 +168,7 @@ func FuzzDecodeAppend(f *testing.F) {
 		if merr != nil {
 			t.Fatal(merr)
 		}
-		again, err := decodeAppend(received(nil, string(raw)), "s")
+		again, _, err := decodeAppend(received(nil, string(raw)), "s")
 		if err != nil {
 			t.Fatalf("%v: %s", err, raw)
 		}

@@ -126,6 +126,9 @@ func (b *Bus) transfer(store, to string) (*api.TransferResponse, *api.Error) {
 		again, stop := context.WithTimeout(ctx, askAgain)
 		s.WaitLeadership(again, func(l raftnode.Leadership) bool { return l != view })
 		stop()
+		if ctx.Err() != nil {
+			return nil, api.ErrOutcomeUnknown.With("store %s is led by %s now, which does not take its requests yet; look at cluster.read.leaders before you transfer again", store, raftnode.ServerName(view.Leader))
+		}
 	}
 	return &api.TransferResponse{
 		Reply: api.Reply{Type: api.TypeTransfer}, Store: store, From: raftnode.ServerName(from), Leader: raftnode.ServerName(view.Leader), Term: view.Term,

@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -28,6 +29,9 @@ type request struct {
 	subject   api.Subject
 	forwarded bool // it came from another node; it must not be sent on
 	kept      int  // its bytes, taken of the bus's memory until it is answered
+	added     int  // bytes that the write has beyond those that arrived
+
+	unsure *api.Error // an earlier try may have taken effect: then nothing that says otherwise is answered
 }
 
 // accept parses the subject and checks the reply subject. It returns nil when the message is dealt with already.
@@ -102,6 +106,21 @@ func (r *request) fail(err *api.Error) {
 	}, err)
 }
 
+// giveUp fails a request that is not tried any more: with err, which says that nothing was written, unless an earlier try may have written it.
+func (r *request) giveUp(err *api.Error) {
+	if r.unsure != nil {
+		err = r.unsure
+	}
+	r.fail(err)
+}
+
+// doubt notes the outcome of a try that is not the last.
+func (r *request) doubt(err *api.Error) {
+	if errors.Is(err, api.ErrOutcomeUnknown) {
+		r.unsure = err
+	}
+}
+
 // errorType is the type the reply would have had.
 func (r *request) errorType() string {
 	if v, ok := api.FindVerb(r.subject); ok {
@@ -112,7 +131,7 @@ func (r *request) errorType() string {
 
 // keep counts the request's bytes until it is answered. When there is no room for them it reports how many the store has.
 func (r *request) keep() (used int, ok bool) {
-	n := len(r.message.Data()) + 1
+	n := len(r.message.Data()) + r.added + 1
 	if used, ok = r.bus.memory.take(r.subject.Store, n); ok {
 		r.kept = n
 	}

@@ -71,7 +71,11 @@ func (b *Bus) inBackground(handle func(*nats.Msg)) func(*nats.Msg) {
 func (b *Bus) forward(r *request, w write, leader string) (done bool, why *api.Error) {
 	data, err := w.payload()
 	if err != nil {
-		r.fail(api.ErrInternal.With("encode the request: %v", err))
+		r.giveUp(api.ErrInternal.With("encode the request: %v", err))
+		return true, nil
+	}
+	if len(data) > api.MaxPayload {
+		r.giveUp(api.ErrTooLarge.With("the request has %d bytes as nodes send it to one another, and at most %d are allowed; nothing was written; split it", len(data), api.MaxPayload))
 		return true, nil
 	}
 	m := &nats.Msg{Subject: nodeSubject(leader, subjectWrite), Data: data, Header: nats.Header{headerSubject: []string{r.message.Subject()}}}

@@ -63,9 +63,13 @@ type post struct {
 
 // OnLeadership is told of every change of a store's leadership on this node. Before Serve it does nothing; Serve catches up.
 func (b *Bus) OnLeadership(s *stores.Store, view raftnode.Leadership) {
-	if b.backend.Load() == nil {
-		return
+	if b.backend.Load() != nil {
+		b.lead(s, func() raftnode.Leadership { return view })
 	}
+}
+
+// lead gives the store's post, which is made if there is none, the view that is the present one once the post is at it.
+func (b *Bus) lead(s *stores.Store, view func() raftnode.Leadership) {
 	b.mu.Lock()
 	p := b.posts[s.Name()]
 	if p == nil || p.store != s {
@@ -114,13 +118,13 @@ func (b *Bus) post(store string) *post {
 	return p
 }
 
-func (p *post) change(view raftnode.Leadership) {
+func (p *post) change(now func() raftnode.Leadership) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.dropped {
 		return
 	}
-	before := p.view
+	before, view := p.view, now()
 	p.view = view
 	if view.Leader != "" {
 		p.vacant = time.Time{}
@@ -130,6 +134,11 @@ func (p *post) change(view raftnode.Leadership) {
 	if before.Role != raftnode.Follower && view.Role == raftnode.Follower && p.told == before.Term {
 		p.publish(api.LeaderLost, raftnode.Leadership{Term: before.Term, Reason: view.Reason})
 	}
+	p.runLocked()
+}
+
+// runLocked has run look at the view again.
+func (p *post) runLocked() {
 	close(p.kick)
 	p.kick = make(chan struct{})
 	if !p.running {
@@ -328,9 +337,10 @@ func (p *post) handle(r *request) {
 func (p *post) stand() {
 	p.hold()
 	p.mu.Lock()
-	view := p.view
-	p.mu.Unlock()
-	p.change(view)
+	defer p.mu.Unlock()
+	if !p.closed && !p.dropped {
+		p.runLocked()
+	}
 }
 
 // waitLeader returns the view once this node serves the store or another is known to lead it, or ctx's error.

@@ -27,9 +27,8 @@ func (b *Bus) reaches(store string) bool { return b.embedded.peers.Interest(mark
 // be lost: for stores that do not exist, for the cluster itself, or for a store whose leader has just died.
 func (b *Bus) onWrite(m micro.Request) {
 	store := b.storeOf(m.Subject())
-	be := b.backend.Load()
-	if store != "" && store != api.ClusterStore && b.reaches(store) && (store == api.ConfigStore || be.Config.Has(store)) {
-		return
+	if store != "" && store != api.ClusterStore && b.reaches(store) {
+		return // a post has it, maybe the lingering one of a store that was dropped; two answers would contradict each other
 	}
 	r := b.accept(natsMessage{m})
 	if r == nil {

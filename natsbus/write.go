@@ -57,10 +57,11 @@ type appendWrite struct {
 }
 
 func newAppend(r *request, s *stores.Store) (*appendWrite, *api.Error) {
-	a, err := decodeAppend(r.message, r.subject.Name)
+	a, added, err := decodeAppend(r.message, r.subject.Name)
 	if err != nil {
 		return nil, err
 	}
+	r.added = added
 	if err := a.Check(); err != nil {
 		return nil, err
 	}
@@ -115,6 +116,7 @@ func (b *Bus) begin(p *post, r *request, w write) {
 // settle answers, unless the write has to be tried at another leader.
 func (b *Bus) settle(p *post, r *request, w write, v any, err *api.Error) {
 	if !r.forwarded && tryElsewhere(err, w) {
+		r.doubt(err)
 		b.spawn(r, func() { b.standIn(p, r, w) })
 		return
 	}
@@ -142,7 +144,7 @@ func (b *Bus) standIn(p *post, r *request, w write) {
 	for {
 		view, err := p.waitLeader(ctx)
 		if err != nil {
-			r.fail(last)
+			r.giveUp(last)
 			return
 		}
 		var result *api.Error
@@ -153,11 +155,12 @@ func (b *Bus) standIn(p *post, r *request, w write) {
 				r.answer(v, err)
 				return
 			}
+			r.doubt(err)
 			result = err
 		case r.forwarded:
 			e := api.ErrNotLeader.With("store %s is led by %s; nothing was written; retry to reach it", p.store.Name(), raftnode.ServerName(view.Leader))
 			e.Leader = raftnode.ServerName(view.Leader)
-			r.fail(e)
+			r.giveUp(e)
 			return
 		default:
 			var done bool
@@ -170,6 +173,10 @@ func (b *Bus) standIn(p *post, r *request, w write) {
 		again, stop := context.WithTimeout(ctx, askAgain)
 		p.store.WaitLeadership(again, func(l raftnode.Leadership) bool { return l.Leader != view.Leader || l.Role != view.Role })
 		stop()
+		if ctx.Err() != nil { // waitLeader does not look at it while a leader is known, be it out of reach
+			r.giveUp(last)
+			return
+		}
 	}
 }
 

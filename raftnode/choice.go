@@ -48,7 +48,7 @@ func choose(members []string, store uint64, self string, answers []standing) ver
 	if leader.member != "" && leader.term >= newest {
 		return verdict{leader: leader.member}
 	}
-	if open < majority(len(members)) {
+	if open < majority(len(members)) || len(members) == 0 {
 		return verdict{}
 	}
 	order := turns(members, store)
@@ -71,7 +71,9 @@ func choose(members []string, store uint64, self string, answers []standing) ver
 			best = a
 		}
 	}
-	v.stand, v.queued = best.member, best.queued
+	if best != nil { // else no member has answered, but strangers
+		v.stand, v.queued = best.member, best.queued
+	}
 	return v
 }
 

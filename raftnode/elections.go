@@ -252,10 +252,13 @@ func (g *Group) stand() error {
 	return g.trans.TimeoutNow(raft.ServerID(id), raft.ServerAddress(id), req, &raft.TimeoutNowResponse{})
 }
 
-// stepDown makes this replica a follower in the next term, by a request for a vote that it must refuse. hashicorp/raft offers no other way, and waits for its
+// stepDown makes this replica, which leads when there is a reason and else is a candidate, a follower in the next term, by a request for a vote that it must refuse. hashicorp/raft offers no other way, and waits for its
 // lease (Timing.Lease) before it believes that it has lost its majority.
 func (g *Group) stepDown(reason string) {
 	if reason != "" {
+		if g.raft.State() != raft.Leader { // not any more, or it never was: its term would only make the leader step down
+			return
+		}
 		g.leadership.expect(reason)
 		g.log.Warn("this node steps down as leader", "reason", reason, "term", g.raft.CurrentTerm())
 	}

@@ -166,13 +166,16 @@ func (g *Group) open() (err error) {
 	g.trans = trans
 	logs := &overlappingLog{Store: g.store}
 	g.logs = newRecentLog(logs)
+	if err := discardForeign(g.logs, snapshots.current()); err != nil { // we died between a restore and this
+		return err
+	}
 	conf := g.raftConfig()
 	notify := make(chan bool, 16)
 	conf.NotifyCh = notify
 	g.snapshotDue.Store(never)              // until raft runs
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
-		machine := &groupMachine{Machine: g.machine, log: g.store, snapshots: snapshots, applied: g.applied, grew: g.grew}
+		machine := &groupMachine{Machine: g.machine, log: g.store, logs: g.logs, snapshots: snapshots, applied: g.applied, grew: g.grew}
 		g.raft, err = raft.NewRaft(conf, machine, g.logs, g.store, snapshots, &boundedTransport{Group: trans, log: g.store, carry: g.carry})
 	}
 	if err != nil {
@@ -237,10 +240,18 @@ func (g *Group) checkDisk(snapshots *snapshotStore) error {
 	return nil
 }
 
-func (g *Group) bootstrap(conf *raft.Config, snapshots raft.SnapshotStore, trans raft.Transport) error {
+// bootstrap writes the first members, when there is nothing of the group yet. raft writes the term before the entry, each with a sync of its own: whoever died between the two has a
+// term, maybe by now of an election that it voted in, and no entry, and would never know of any member.
+func (g *Group) bootstrap(conf *raft.Config, snapshots *snapshotStore, trans raft.Transport) error {
 	has, err := raft.HasExistingState(g.store, g.store, snapshots)
-	if err != nil || has {
+	if err != nil {
 		return err
+	}
+	if has {
+		last, err := g.store.LastIndex()
+		if err != nil || last > 0 || snapshots.current() != nil { // checkDisk knows that nothing was applied
+			return err
+		}
 	}
 	var members raft.Configuration
 	listed := false
@@ -250,6 +261,9 @@ func (g *Group) bootstrap(conf *raft.Config, snapshots raft.SnapshotStore, trans
 	}
 	if !listed {
 		return fmt.Errorf("%w: %s is not among the group's members %v", ErrNotMember, g.node.ServerID(), g.cfg.Bootstrap)
+	}
+	if has {
+		return g.store.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(members)})
 	}
 	return raft.BootstrapCluster(conf, g.store, g.store, snapshots, trans, members)
 }

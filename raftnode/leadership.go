@@ -103,19 +103,33 @@ func (l *leadership) elected() {
 	}
 	go func() { // ends when the barrier is applied or leadership is lost
 		defer g.inflight.Done()
-		barrier := g.raft.Barrier(0)
-		if barrier.Error() != nil {
-			return
-		}
-		// Leader in this very term after the entry was committed: then it is of this term.
-		if g.raft.State() == raft.Leader && g.raft.CurrentTerm() == term {
+		for {
+			barrier := g.raft.Barrier(0)
+			err := barrier.Error()
+			if g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term {
+				return
+			}
+			if err == nil { // leader in this very term after the entry was committed: then it is of this term
+				select {
+				case l.ready <- served{term, barrier.(raft.IndexFuture).Index()}:
+				case <-g.ctx.Done():
+				}
+				return
+			}
+			// A hand-over of an earlier term whose target does not answer keeps raft from taking anything until it is over.
+			again := time.NewTimer(barrierAgain)
 			select {
-			case l.ready <- served{term, barrier.(raft.IndexFuture).Index()}:
+			case <-again.C:
 			case <-g.ctx.Done():
+				again.Stop()
+				return
 			}
 		}
 	}()
 }
+
+// barrierAgain is the pause before a leader that raft gave no barrier asks again.
+const barrierAgain = 20 * time.Millisecond
 
 // served is a barrier that was committed and applied.
 type served struct{ term, barrier uint64 }

@@ -59,6 +59,11 @@ func (t *boundedTransport) bound(to raft.ServerAddress, req *raft.AppendEntriesR
 	if first := t.log.Pending(); first > 0 && req.LeaderCommitIndex >= first {
 		req.LeaderCommitIndex = first - 1
 	}
+	// Nor of one beyond what the request shows that the follower has: raft 1.8.0 commits up to the follower's own end, where entries of another term may be. raft itself
+	// reads the log's end before the commit index, and the first entry of a term may be committed in between.
+	if shown := req.PrevLogEntry + uint64(len(req.Entries)); req.LeaderCommitIndex > shown {
+		req.LeaderCommitIndex = shown
+	}
 	t.carry(string(to), req.LeaderCommitIndex)
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/quorate/quorate/raftnode/wal"
 )
 
 // overlapCluster is three members, of which one leads and writes to a disk that forgets.
@@ -169,5 +171,38 @@ func TestANewTermFindsTheOldOnesEntriesOnTheDisk(t *testing.T) {
 	c.mustTake(t, "b")
 	for _, m := range c.members {
 		eventually(t, m.name+" has everything", func() bool { return slices.Equal(m.machine.all(), []string{"a", "a later term", "b"}) })
+	}
+}
+
+// pendingLog is a log of which only the first entry is asked for that is not on the disk.
+type pendingLog struct {
+	wal.Store
+	first uint64
+}
+
+func (l pendingLog) Pending() uint64 { return l.first }
+
+// What a leader says is committed is on its own disk, and nothing that the request does not show the follower to have.
+func TestWhatARequestSaysOfCommits(t *testing.T) {
+	entries := func(n int) []*raft.Log { return make([]*raft.Log, n) }
+	for _, row := range []struct {
+		name    string
+		pending uint64
+		req     raft.AppendEntriesRequest
+		want    uint64
+	}{
+		{"as it is", 0, raft.AppendEntriesRequest{PrevLogEntry: 7, Entries: entries(2), LeaderCommitIndex: 8}, 8},
+		{"up to the last entry", 0, raft.AppendEntriesRequest{PrevLogEntry: 7, Entries: entries(2), LeaderCommitIndex: 9}, 9},
+		{"not on the disk", 8, raft.AppendEntriesRequest{PrevLogEntry: 7, Entries: entries(2), LeaderCommitIndex: 9}, 7},
+		{"beyond the entries that are sent", 0, raft.AppendEntriesRequest{PrevLogEntry: 7, Entries: entries(2), LeaderCommitIndex: 12}, 9},
+		{"beyond the one that the follower must have", 0, raft.AppendEntriesRequest{PrevLogEntry: 100, LeaderCommitIndex: 101}, 100},
+		{"a heartbeat", 5, raft.AppendEntriesRequest{}, 0},
+	} {
+		carried := uint64(0)
+		b := &boundedTransport{log: pendingLog{first: row.pending}, carry: func(_ string, index uint64) { carried = index }}
+		b.bound("b", &row.req)
+		if row.req.LeaderCommitIndex != row.want || carried != row.want {
+			t.Errorf("%s: it says %d, and %d is noted; want %d", row.name, row.req.LeaderCommitIndex, carried, row.want)
+		}
 	}
 }

@@ -293,6 +293,7 @@ func (k *sink) Cancel() error {
 type groupMachine struct {
 	Machine
 	log       wal.Store
+	logs      raft.LogStore // log as raft sees it
 	snapshots *snapshotStore
 	applied   func(last *raft.Log)
 	grew      func(logs []*raft.Log)
@@ -330,5 +331,35 @@ func (m *groupMachine) Restore(rc io.ReadCloser) error {
 	if err := m.Machine.Restore(rc); err != nil {
 		return err
 	}
-	return m.snapshots.restored()
+	if err := m.snapshots.restored(); err != nil {
+		return err
+	}
+	return discardForeign(m.logs, m.snapshots.current())
+}
+
+// discardForeign empties a log that has no entry with the snapshot's last index and term, as Raft asks for (Ongaro 2014, figure 5.3, InstallSnapshot, step 6). What it has up to that
+// index may never have been committed. raft 1.8.0 keeps it, behind a gap, and as a leader would send it to a follower that is far behind, which would apply it.
+//
+// A log that goes on behind the snapshot with entries of another branch is emptied too. raft has its end in memory until it is started anew, and refuses what follows the snapshot
+// until a later one comes.
+func discardForeign(log raft.LogStore, m *marker) error {
+	if m == nil {
+		return nil
+	}
+	first, err := log.FirstIndex()
+	if err != nil || first == 0 || first > m.Index {
+		return err
+	}
+	var e raft.Log
+	switch err := log.GetLog(m.Index, &e); {
+	case err == nil && e.Term == m.Term:
+		return nil
+	case err != nil && !errors.Is(err, raft.ErrLogNotFound):
+		return err
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
+	return log.DeleteRange(first, last)
 }

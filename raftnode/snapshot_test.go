@@ -44,7 +44,7 @@ func TestASnapshotOfOurOwnIsAMarker(t *testing.T) {
 	if list, err := s.List(); err != nil || len(list) != 0 {
 		t.Fatalf("got %v, %v, want no snapshot", list, err)
 	}
-	if _, err := (&groupMachine{Machine: m, snapshots: s}).Snapshot(); err != nil { // as raft does before it asks for the marker
+	if _, err := (&groupMachine{Machine: m, logs: raft.NewInmemStore(), snapshots: s}).Snapshot(); err != nil { // as raft does before it asks for the marker
 		t.Fatal(err)
 	}
 	if err := createSink(t, s, 9, 3).Close(); err != nil {
@@ -94,7 +94,7 @@ func TestAReceivedSnapshotBecomesAMarkerOnceRestored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (&groupMachine{Machine: m, snapshots: s}).Restore(rc); err != nil {
+	if err := (&groupMachine{Machine: m, logs: raft.NewInmemStore(), snapshots: s}).Restore(rc); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.current(); got.Incoming != "" || got.Machine != 20 || got.Index != 21 {
@@ -145,7 +145,7 @@ func TestSnapshotCrashPoints(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := (&groupMachine{Machine: s.machine, snapshots: s}).Restore(f); err != nil {
+			if err := (&groupMachine{Machine: s.machine, logs: raft.NewInmemStore(), snapshots: s}).Restore(f); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(filepath.Join(dir, "incoming-7.snap"), raw, 0o600); err != nil {
@@ -228,7 +228,7 @@ func TestASecondTransferSparesTheFirstThatIsNotRestoredYet(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := (&groupMachine{Machine: m, snapshots: s}).Restore(f); !errors.Is(err, m.refuse) {
+			if err := (&groupMachine{Machine: m, logs: raft.NewInmemStore(), snapshots: s}).Restore(f); !errors.Is(err, m.refuse) {
 				t.Fatalf("got %v", err)
 			}
 			second := createSink(t, s, 31, 4, streamOf(t, 30, 4, "first", "second")[:20])

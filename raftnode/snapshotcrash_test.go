@@ -94,7 +94,7 @@ func begin(t testing.TB, dir *faultFolder, acked, tried uint64) (*life, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &life{dir, m, s, &groupMachine{Machine: m, snapshots: s}, t, acked, tried}, nil
+	return &life{dir, m, s, &groupMachine{Machine: m, logs: raft.NewInmemStore(), snapshots: s}, t, acked, tried}, nil
 }
 
 // own takes a snapshot that ends at index, which is no command, and applies two more entries before it is written.

@@ -14,7 +14,7 @@ func TestAMarkerCountsWhatWasSynced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &groupMachine{Machine: m, snapshots: s}
+	g := &groupMachine{Machine: m, logs: raft.NewInmemStore(), snapshots: s}
 	m.Apply(&raft.Log{Index: 7, Term: 2, Type: raft.LogCommand, Data: []byte("synced")})
 	snapshot, err := g.Snapshot() // up to entry 9: entries 8 and 9 are no commands
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -106,6 +105,3 @@ func printJSON(e *env, v any) error {
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
-
-// ended reports whether err only says that the user ended the command.
-func ended(e *env, err error) bool { return e.ctx.Err() != nil && errors.Is(err, context.Canceled) }

@@ -139,8 +139,9 @@ func report(w io.Writer, err error) int {
 		fmt.Fprintf(w, "%s: %s\n", known.Name, known.Description)
 		return exitRefused
 	}
-	if errors.Is(err, context.Canceled) {
-		return exitDone // the user ended it
+	if errors.Is(err, context.Canceled) { // what ends that way returns no error: servers, --follow, watch
+		fmt.Fprintln(w, "quorate: interrupted before it was done")
+		return exitRefused
 	}
 	fmt.Fprintln(w, "quorate:", err)
 	return exitRefused

@@ -65,8 +65,8 @@ func (c *readCmd) Run(e *env) error {
 	shown := 0
 	for event, err := range events {
 		if err != nil {
-			if ended(e, err) || e.ctx.Err() != nil {
-				return nil
+			if c.Follow && e.ctx.Err() != nil {
+				return nil // the user ended it
 			}
 			return err
 		}

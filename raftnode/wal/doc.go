@@ -34,5 +34,6 @@
 // raft.MonotonicLogStore. For a monotonic store, hashicorp/raft v1.8.0 deletes
 // the whole log when a snapshot arrives, also the acknowledged entries after
 // the snapshot's index; if an old InstallSnapshot arrives late, that loses
-// them. For other stores it only deletes up to the snapshot.
+// them. For other stores it deletes up to the snapshot at most, and keeps its
+// TrailingLogs: what is foreign to the snapshot package raftnode discards.
 package wal
