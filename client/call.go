@@ -27,6 +27,14 @@ const (
 	single               // may have another effect or answer the second time
 )
 
+// unless is safe when what the request says keeps a second try from meeting what somebody did since the first, and single when not.
+func unless(guarded bool) effect {
+	if guarded {
+		return safe
+	}
+	return single
+}
+
 // request is one call.
 type request struct {
 	subject string

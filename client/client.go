@@ -94,9 +94,5 @@ func (c *Client) Leaders(ctx context.Context) (*api.LeadersResponse, error) {
 
 // Transfer moves the store's leadership to the node, or to the best follower when it is empty, and returns who serves then.
 func (c *Client) Transfer(ctx context.Context, store, to string) (*api.TransferResponse, error) {
-	twice := single
-	if to != "" {
-		twice = safe
-	}
-	return call[api.TransferResponse](ctx, c, request{subject: c.subjects.Write(api.ClusterStore, "transfer", store), effect: twice, body: api.TransferRequest{To: to}, try: adminTry})
+	return call[api.TransferResponse](ctx, c, request{subject: c.subjects.Write(api.ClusterStore, "transfer", store), effect: unless(to != ""), body: api.TransferRequest{To: to}, try: adminTry})
 }

@@ -39,9 +39,10 @@ func (s *Store) Snapshots(ctx context.Context, stream string) ([]api.SnapshotInf
 	return res.Snapshots, nil
 }
 
-// DeleteSnapshots drops snapshots of the stream, all with the zero request, and returns how many. After a retry it may be fewer than were dropped.
+// DeleteSnapshots drops snapshots of the stream, all with the zero request, and returns how many. After a retry it may be fewer than were dropped. The zero request is not retried
+// after a time-out, which is ErrOutcomeUnknown: it might drop one that was put since.
 func (s *Store) DeleteSnapshots(ctx context.Context, stream string, r api.SnapshotDeleteRequest) (int, error) {
-	res, err := call[api.SnapshotDeleteResponse](ctx, s.client, request{subject: s.client.subjects.Write(s.name, "snapshot_delete", stream), effect: safe, body: r})
+	res, err := call[api.SnapshotDeleteResponse](ctx, s.client, request{subject: s.client.subjects.Write(s.name, "snapshot_delete", stream), effect: unless(r.Version != nil || r.UpTo != nil), body: r})
 	if err != nil {
 		return 0, err
 	}

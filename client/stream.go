@@ -9,11 +9,7 @@ import (
 // DeleteStream deletes the stream: its events are gone for readers, and the next append brings it back at the version that follows. With Hard it can never be written again.
 // Give it the ExpectedVersion that was read, and it is retried; without one a second try might delete what somebody appended meanwhile, so after a time-out the error is ErrOutcomeUnknown.
 func (s *Store) DeleteStream(ctx context.Context, stream string, r api.DeleteStreamRequest) (*api.StreamStateResponse, error) {
-	twice := safe
-	if r.ExpectedVersion == nil && !r.Hard {
-		twice = single
-	}
-	return s.changeStream(ctx, "delete", stream, r, twice)
+	return s.changeStream(ctx, "delete", stream, r, unless(r.ExpectedVersion != nil || r.Hard))
 }
 
 // TruncateStream cuts the head of the stream off; Before is the first version that stays. Keep a snapshot of version Before-1 or later first, if there are any.
@@ -21,9 +17,10 @@ func (s *Store) TruncateStream(ctx context.Context, stream string, r api.Truncat
 	return s.changeStream(ctx, "truncate", stream, r, safe)
 }
 
-// SetStreamMetadata replaces the stream's metadata: how old its events get and how many stay, and an object of the caller's own.
+// SetStreamMetadata replaces the stream's metadata: how old its events get and how many stay, and an object of the caller's own. As with DeleteStream, it is retried with an ExpectedVersion;
+// without one a second try might replace what somebody has set since, so after a time-out the error is ErrOutcomeUnknown.
 func (s *Store) SetStreamMetadata(ctx context.Context, stream string, r api.StreamMetadataRequest) (*api.StreamStateResponse, error) {
-	return s.changeStream(ctx, "metadata", stream, r, safe)
+	return s.changeStream(ctx, "metadata", stream, r, unless(r.ExpectedVersion != nil))
 }
 
 // changeStream sends a change. What is so already is answered as such, whatever the expected version says, so the same change may be sent again.

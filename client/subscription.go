@@ -52,9 +52,9 @@ func (p *Subscription) Info(ctx context.Context) (*api.SubscriptionInfo, error) 
 	return &res.SubscriptionInfo, nil
 }
 
-// Delete drops the subscription and what it remembers.
+// Delete drops the subscription and what it remembers. It is not retried after a time-out, which is ErrOutcomeUnknown: it might drop one that was created since.
 func (p *Subscription) Delete(ctx context.Context) error {
-	_, err := call[api.SubscriptionDeleteResponse](ctx, p.store.client, p.write("delete", safe, struct{}{}))
+	_, err := call[api.SubscriptionDeleteResponse](ctx, p.store.client, p.write("delete", single, struct{}{}))
 	return err
 }
 
@@ -67,26 +67,26 @@ func (p *Subscription) Fetch(ctx context.Context, limit int, wait time.Duration)
 
 // Ack says that events were processed, and returns how many of them were in flight until now: one that was acknowledged before, or is delivered again already, is not.
 func (p *Subscription) Ack(ctx context.Context, positions ...uint64) (int, error) {
-	return p.settle(ctx, "ack", api.SubscriptionAckRequest{Positions: positions})
+	return p.settle(ctx, "ack", safe, api.SubscriptionAckRequest{Positions: positions})
 }
 
 // AckUpTo says that every event in flight up to the position was processed.
 func (p *Subscription) AckUpTo(ctx context.Context, position uint64) (int, error) {
-	return p.settle(ctx, "ack", api.SubscriptionAckRequest{UpTo: position})
+	return p.settle(ctx, "ack", safe, api.SubscriptionAckRequest{UpTo: position})
 }
 
 // Nack says that events were not processed: they are delivered again, later, or parked.
 func (p *Subscription) Nack(ctx context.Context, r api.SubscriptionNackRequest) (int, error) {
-	return p.settle(ctx, "nack", r)
+	return p.settle(ctx, "nack", safe, r)
 }
 
-// Replay has parked events delivered again, all of them without positions.
+// Replay has parked events delivered again, all of them without positions. Then it is not retried after a time-out, which is ErrOutcomeUnknown: others may have been parked since.
 func (p *Subscription) Replay(ctx context.Context, positions ...uint64) (int, error) {
-	return p.settle(ctx, "replay", api.SubscriptionReplayRequest{Positions: positions})
+	return p.settle(ctx, "replay", unless(len(positions) > 0), api.SubscriptionReplayRequest{Positions: positions})
 }
 
-func (p *Subscription) settle(ctx context.Context, verb string, body any) (int, error) {
-	res, err := call[api.SubscriptionAckResponse](ctx, p.store.client, p.write(verb, safe, body))
+func (p *Subscription) settle(ctx context.Context, verb string, twice effect, body any) (int, error) {
+	res, err := call[api.SubscriptionAckResponse](ctx, p.store.client, p.write(verb, twice, body))
 	if err != nil {
 		return 0, err
 	}

@@ -182,3 +182,26 @@ func FuzzDecodeAppend(f *testing.F) {
 		}
 	})
 }
+
+// Trace headers are kept with each event of an append, and count as if they had been sent with each.
+func TestTraceHeadersCount(t *testing.T) {
+	header := nats.Header{"Correlation-Id": {strings.Repeat("c", 500)}}
+	events := func(n int) string { return `{"events":[` + strings.Repeat(`{"type":"A"},`, n-1) + `{"type":"A"}]}` }
+	a, added, err := decodeAppend(received(header, events(3)), "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for _, e := range a.Events {
+		want += len(e.Metadata)
+	}
+	if added != want || added < 3*500 {
+		t.Errorf("%d bytes were added, %d are counted", want, added)
+	}
+	if _, _, err := decodeAppend(received(header, events(10_000)), "s"); !errors.Is(err, api.ErrTooLarge) {
+		t.Errorf("five megabytes of headers in ten thousand events: %v", err)
+	}
+	if _, added, err := decodeAppend(received(nil, events(10_000)), "s"); err != nil || added != 0 {
+		t.Errorf("without them: %v, %d bytes are added", err, added)
+	}
+}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -87,5 +89,13 @@ func TestExitCodes(t *testing.T) {
 		if row.code != 0 && errs.Len() == 0 {
 			t.Errorf("%v: nothing on standard error", row.args)
 		}
+	}
+}
+
+// A command that is interrupted has not done what it was asked for, and says so.
+func TestInterrupted(t *testing.T) {
+	var errs bytes.Buffer
+	if code := report(&errs, fmt.Errorf("read the backup: %w", context.Canceled)); code == exitDone || !strings.Contains(errs.String(), "interrupted") {
+		t.Errorf("exit code %d, %q", code, errs.String())
 	}
 }

@@ -181,6 +181,13 @@ func (h *Host) Mute() {
 	}
 }
 
+// Close drops what comes from or goes to a port at the host, whoever sends it: what a rule of a firewall does that somebody forgot.
+func (h *Host) Close(port string) {
+	h.net.t.Helper()
+	h.rule("-A INPUT -p tcp --dport %s -j DROP", port)
+	h.rule("-A INPUT -p tcp --sport %s -j DROP", port)
+}
+
 // Lose makes every host lose a part of the packets that the others send it.
 func (nw *Network) Lose(part float64) {
 	nw.t.Helper()

@@ -64,10 +64,22 @@ type conn struct {
 
 func newConn(l *link, nc net.Conn, r *bufio.Reader) *conn {
 	t := l.transport
-	return &conn{
+	c := &conn{
 		Conn: nc, transport: t, link: l, out: newOutbox(&t.counts, t.cfg.HeartbeatWait), in: frames{r: r}, peer: []byte(l.to), waiting: make(map[uint64]*exchange),
 		failed: make(chan struct{}),
 	}
+	c.in.admit = c.admit
+	return c
+}
+
+// maxAnswer is what a long answer may have: that of a call is the longest.
+const maxAnswer = maxCallBody + 4<<10
+
+// admit lets a long message in that somebody waits for, and that an answer can be: a peer, or whoever answers in its place, decides about no more of our memory.
+func (c *conn) admit(in incoming, total int) (*ticket, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return nil, in.kind == frameAnswer && c.waiting[in.exchange] != nil && total <= maxAnswer
 }
 
 // ask sends the message as a question and returns the number under which the answer will come. With an error, the question was not sent.

@@ -3,6 +3,7 @@ package transport
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -286,5 +287,35 @@ func TestPatientMessages(t *testing.T) {
 	put(o, patientLane)
 	if !woken(o) {
 		t.Error("an outbox without patience waits")
+	}
+}
+
+// A peer that was dialled makes this node keep nothing that nobody has asked for, and no more of an answer than one can be.
+func TestAnswersThatNobodyAskedFor(t *testing.T) {
+	c := newConn(&link{transport: &Transport{}}, nil, nil)
+	c.waiting[7] = &exchange{}
+	for _, row := range []struct {
+		name     string
+		kind     byte
+		exchange uint64
+		total    int
+		want     bool
+	}{
+		{"the answer", frameAnswer, 7, maxCallBody, true},
+		{"an answer to nothing", frameAnswer, 8, maxCallBody, false},
+		{"a question", frameQuestion, 7, 1000, false},
+		{"a note", frameNote, 7, 1000, false},
+		{"more than an answer can be", frameAnswer, 7, maxMessage, false},
+	} {
+		var wire bytes.Buffer
+		head := append([]byte{row.kind}, binary.BigEndian.AppendUint32(nil, uint32(row.total))...)
+		wire.Write(appendFrame(nil, frameBegin, row.exchange, head, []byte("x")))
+		in := frames{r: bufio.NewReader(&wire), admit: c.admit}
+		if _, err := in.next(); err != io.EOF {
+			t.Fatal(err)
+		}
+		if p := in.parts[row.exchange]; (p.buf != nil) != row.want {
+			t.Errorf("%s: %d bytes are kept", row.name, len(p.buf))
+		}
 	}
 }

@@ -96,7 +96,7 @@ func (g *Group) sendSnapshot(to string, req *raft.InstallSnapshotRequest, resp *
 
 // awaitSnapshot reads until the answer. Each sign of life gives the peer another IOTimeout, for reading too.
 func (t *Transport) awaitSnapshot(nc net.Conn, r *bufio.Reader, to string, resp *raft.InstallSnapshotResponse) error {
-	in := frames{r: r}
+	in := frames{r: r, admit: nothingLong}
 	for {
 		m, err := in.next()
 		if err != nil {
@@ -151,7 +151,7 @@ func (t *Transport) serveSnapshot(nc net.Conn, r *bufio.Reader, from string) {
 	t.counts.snapshots.Add(1)
 	defer t.counts.snapshots.Add(-1)
 	nc.SetReadDeadline(time.Now().Add(t.cfg.IOTimeout))
-	in := frames{r: r}
+	in := frames{r: r, admit: nothingLong}
 	m, err := in.next()
 	if err != nil || m.kind != frameQuestion {
 		t.cfg.Logger.Debug("raft snapshot", "from", from, "error", err)
@@ -275,3 +275,6 @@ func (s *snapshotReader) next() error {
 	s.got += int64(len(m.payload))
 	return nil
 }
+
+// nothingLong is the admit of connections for snapshots: nothing but the data is long there, and that comes in frames of its own.
+func nothingLong(incoming, int) (*ticket, bool) { return nil, false }
