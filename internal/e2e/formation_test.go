@@ -104,7 +104,12 @@ func TestWipedDisk(t *testing.T) {
 		return err
 	})
 	// The old member alone has no majority, whatever the wiped one says.
-	_, failed := request[api.AppendResponse](t, old.Connect(), "es.orders.write.append.x", `{"events":[{"type":"A"}]}`)
+	nc := old.Connect()
+	testcluster.Eventually(t, "the old member answers", func() error { // the wiped one may have heard it before
+		_, err := nc.Request("es.cluster.read.info", nil, requestTimeout)
+		return err
+	})
+	_, failed := request[api.AppendResponse](t, nc, "es.orders.write.append.x", `{"events":[{"type":"A"}]}`)
 	if err := wantError(failed, api.ErrNoLeader); err != nil {
 		t.Errorf("with a wiped disk and one member: %v", err)
 	}
