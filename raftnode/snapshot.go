@@ -337,11 +337,12 @@ func (m *groupMachine) Restore(rc io.ReadCloser) error {
 	return discardForeign(m.logs, m.snapshots.current())
 }
 
-// discardForeign empties a log that has no entry with the snapshot's last index and term, as Raft asks for (Ongaro 2014, figure 5.3, InstallSnapshot, step 6). What it has up to that
-// index may never have been committed. raft 1.8.0 keeps it, behind a gap, and as a leader would send it to a follower that is far behind, which would apply it.
+// discardForeign takes out of a log what may contradict the snapshot, as Raft asks for (Ongaro 2014, figure 5.3, InstallSnapshot, step 6): when there is no entry with the snapshot's last
+// index, all up to it, and when there is one of another term, everything. That may never have been committed. raft 1.8.0 keeps it, and as a leader would send it to a follower that
+// is far behind, which would apply it.
 //
-// A log that goes on behind the snapshot with entries of another branch is emptied too. raft has its end in memory until it is started anew, and refuses what follows the snapshot
-// until a later one comes.
+// What lies behind a gap at the snapshot's end came after the snapshot, and stays. In the other case raft has the log's old end in memory until it is started anew, and refuses what
+// follows the snapshot until a later one comes.
 func discardForeign(log raft.LogStore, m *marker) error {
 	if m == nil {
 		return nil
@@ -350,15 +351,17 @@ func discardForeign(log raft.LogStore, m *marker) error {
 	if err != nil || first == 0 || first > m.Index {
 		return err
 	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
 	var e raft.Log
 	switch err := log.GetLog(m.Index, &e); {
 	case err == nil && e.Term == m.Term:
 		return nil
-	case err != nil && !errors.Is(err, raft.ErrLogNotFound):
-		return err
-	}
-	last, err := log.LastIndex()
-	if err != nil {
+	case errors.Is(err, raft.ErrLogNotFound):
+		last = min(last, m.Index)
+	case err != nil:
 		return err
 	}
 	return log.DeleteRange(first, last)
