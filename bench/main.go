@@ -46,7 +46,7 @@ type config struct {
 
 func main() {
 	var c config
-	only := flag.String("systems", ".", "regular expression of the systems to measure; Quorate is always one of them")
+	only := flag.String("systems", ".", "regular expression of the systems to measure; Quorate is always one of them, and so is its other build")
 	rows := flag.String("rows", ".", "regular expression of the rows to measure, by topic or name")
 	flag.StringVar(&c.quorate, "quorate", "../bin/quorate", "the quorate binary")
 	flag.StringVar(&c.other, "other", "", "another quorate binary, measured as one more system: what a change is worth")
@@ -93,7 +93,7 @@ func run(ctx context.Context, c config) error {
 	r := &b.report
 	r.Machine, r.Command, r.Date = machine(c), c.command, time.Now().UTC().Format(time.DateOnly)
 	for _, s := range candidates(c) {
-		if s.name() == nameQuorate || c.systems.MatchString(s.name()) {
+		if s.name() == nameQuorate || s.name() == nameOther || c.systems.MatchString(s.name()) {
 			b.systems = append(b.systems, s)
 			r.Systems = append(r.Systems, s.name())
 		}

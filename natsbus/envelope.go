@@ -114,6 +114,15 @@ func (r *request) giveUp(err *api.Error) {
 	r.fail(err)
 }
 
+// settle answers with the outcome of a try that is the last. A refusal that another try might not meet was decided before anybody looked whether an earlier try had written it.
+func (r *request) settle(v any, err *api.Error) {
+	if err != nil && err.Retryable() {
+		r.giveUp(err)
+		return
+	}
+	r.answer(v, err)
+}
+
 // doubt notes the outcome of a try that is not the last.
 func (r *request) doubt(err *api.Error) {
 	if errors.Is(err, api.ErrOutcomeUnknown) {

@@ -74,10 +74,6 @@ func (b *Bus) forward(r *request, w write, leader string) (done bool, why *api.E
 		r.giveUp(api.ErrInternal.With("encode the request: %v", err))
 		return true, nil
 	}
-	if len(data) > api.MaxPayload {
-		r.giveUp(api.ErrTooLarge.With("the request has %d bytes as nodes send it to one another, and at most %d are allowed; nothing was written; split it", len(data), api.MaxPayload))
-		return true, nil
-	}
 	m := &nats.Msg{Subject: nodeSubject(leader, subjectWrite), Data: data, Header: nats.Header{headerSubject: []string{r.message.Subject()}}}
 	ctx, cancel := context.WithTimeout(b.ctx, forwardTimeout)
 	defer cancel()
@@ -88,6 +84,9 @@ func (b *Bus) forward(r *request, w write, leader string) (done bool, why *api.E
 		e := api.ErrNoLeader.With("store %s is led by %s, which cannot be reached; nothing was written; retry shortly", r.subject.Store, name)
 		e.Leader = name
 		return false, e
+	case errors.Is(err, nats.ErrMaxPayload):
+		r.giveUp(api.ErrTooLarge.With("the request has %d bytes as nodes send it to one another, and at most %d are allowed; nothing was written; split it", len(data), api.MaxPayload))
+		return true, nil
 	case err != nil:
 		r.fail(api.ErrOutcomeUnknown.With("the request was forwarded to %s, which leads store %s, and no answer came (%v); retry with the same event ids to find out",
 			name, r.subject.Store, err))
@@ -99,7 +98,11 @@ func (b *Bus) forward(r *request, w write, leader string) (done bool, why *api.E
 			return false, failed
 		}
 	}
-	r.send(answer.Data, answer.Header, failed)
+	if failed != nil && r.unsure != nil && failed.Retryable() {
+		r.fail(r.unsure)
+	} else {
+		r.send(answer.Data, answer.Header, failed)
+	}
 	return true, nil
 }
 

@@ -152,7 +152,7 @@ func (b *Bus) standIn(p *post, r *request, w write) {
 		case view.Role == raftnode.Serving:
 			v, err := carryOut(w)
 			if !tryElsewhere(err, w) {
-				r.answer(v, err)
+				r.settle(v, err)
 				return
 			}
 			r.doubt(err)

@@ -342,7 +342,8 @@ func (m *groupMachine) Restore(rc io.ReadCloser) error {
 // is far behind, which would apply it.
 //
 // What lies behind a gap at the snapshot's end came after the snapshot, and stays. In the other case raft has the log's old end in memory until it is started anew, and refuses what
-// follows the snapshot until a later one comes.
+// follows the snapshot: the leader sends it again and again until one ends behind that, as it did before. It takes a leader that was cut off with more entries than others have committed and
+// cut off their logs since.
 func discardForeign(log raft.LogStore, m *marker) error {
 	if m == nil {
 		return nil

@@ -51,7 +51,8 @@ func openLoneWith(t *testing.T, cfg Config, change func(*Manager)) (*Manager, *S
 
 // The entries that a replica applies while it is opened may show damage before the manager has listed it. It is closed, and not left open with a machine that has failed.
 func TestDamageThatIsMetBeforeAStoreIsListed(t *testing.T) {
-	m, first := openLone(t, Config{})
+	var closing []string
+	m, first := openLone(t, Config{OnClosing: func(s *Store, dropped bool) { closing = append(closing, s.Name()) }})
 	spec := Spec{Name: "other", ID: 2, Incarnation: 1, Members: first.spec.Members}
 	dir := m.dir(spec)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -65,6 +66,9 @@ func TestDamageThatIsMetBeforeAStoreIsListed(t *testing.T) {
 	m.damaged(s, dir, reason)
 	if _, err := m.list(spec, s, nil); !errors.Is(err, fsm.ErrDamaged) {
 		t.Errorf("the store is opened: %v", err)
+	}
+	if len(closing) != 1 || closing[0] != "other" {
+		t.Errorf("whoever heard of its leadership is told that %v close", closing)
 	}
 	if _, ok := m.Get("other"); ok {
 		t.Error("it is listed")

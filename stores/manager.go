@@ -114,11 +114,13 @@ func (m *Manager) list(spec Spec, s *Store, err error) (*Store, error) {
 	if err != nil {
 		m.cfg.Logger.Error("store is not open on this node", "store", spec.Name, "error", err)
 		if s != nil {
+			m.closing(s, false) // whoever was told of its leadership
 			err = errors.Join(err, s.close())
 		}
 		return nil, err
 	}
 	if closed {
+		m.closing(s, false)
 		return nil, errors.Join(raftnode.ErrClosed, s.close())
 	}
 	return s, nil

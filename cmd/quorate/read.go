@@ -55,6 +55,9 @@ func (c *readCmd) Run(e *env) error {
 	st := cl.Store(c.Store)
 	if c.Consistency != api.Local {
 		if err := c.answers(e, st); err != nil {
+			if c.Follow && e.ctx.Err() != nil {
+				return nil
+			}
 			return err
 		}
 	}

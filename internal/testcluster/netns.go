@@ -12,7 +12,7 @@ import (
 )
 
 // Network is hosts that can be cut off from each other: a network namespace each, on a bridge in a namespace of its own, where no firewall of this machine
-// has a say. The test itself is on the bridge too, and what is done to hosts is done between them only: it reaches them all, always.
+// has a say. The test itself is on the bridge too, and what is done to hosts is done between them only, but for Close: it reaches them all, always.
 //
 // All names hold the test's process id, so that what a killed test left behind is known and removed by the next one.
 type Network struct {

@@ -104,7 +104,7 @@ func (f *FSM) freeze() (*overlay, state, error) {
 	if f.failed != nil || !f.dirty {
 		return nil, f.state, f.failed
 	}
-	if f.frozen != nil {
+	if f.frozen != nil { // a flush that failed has ended the machine; nothing else leaves one
 		return nil, f.state, errors.New("a flush begins before an earlier one is on disk")
 	}
 	f.frozen, f.active, f.dirty = f.active, nil, false

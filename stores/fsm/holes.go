@@ -52,7 +52,7 @@ func (f *FSM) punchStep() (bytes int64, more bool, err error) {
 		return 0, false, nil
 	}
 	if f.sweep.renewed.Swap(false) {
-		f.sweep.holes = 0
+		f.sweep.holes, f.sweep.settled = 0, false
 	}
 	f.applying.Lock()
 	f.dropReader()

@@ -312,7 +312,6 @@ func TestRestoreRefusesForgedPages(t *testing.T) {
 	}
 }
 
-// TestRestoreScavenged: what was scavenged before a backup comes back as it is: gone, its id still known, and whole to Verify, whether it is scavenged again or not.
 // What is in a page may be made up. An event that nobody could have appended is refused before anything is written; a type of 40,000 bytes ended every replica with the
 // flush, and again after each start.
 func TestRestoreRefusesEventsThatNobodyCouldAppend(t *testing.T) {
@@ -353,6 +352,7 @@ func TestRestoreRefusesEventsThatNobodyCouldAppend(t *testing.T) {
 	}
 }
 
+// TestRestoreScavenged: what was scavenged before a backup comes back as it is: gone, its id still known, and whole to Verify, whether it is scavenged again or not.
 func TestRestoreScavenged(t *testing.T) {
 	from := filled(t)
 	change := func(c *StreamChange) {
