@@ -73,6 +73,10 @@ func (b *Bus) lead(s *stores.Store, view func() raftnode.Leadership) {
 	b.mu.Lock()
 	p := b.posts[s.Name()]
 	if p == nil || p.store != s {
+		if s.IsClosing() { // the last changes of a store whose post is gone, or has made way for a later store's
+			b.mu.Unlock()
+			return
+		}
 		if p != nil {
 			defer p.close() // an earlier incarnation's
 		}
@@ -83,7 +87,7 @@ func (b *Bus) lead(s *stores.Store, view func() raftnode.Leadership) {
 	p.change(view)
 }
 
-// OnClosing is told that the store is about to be closed here. Its post stays in the map, closed, so that the last changes of leadership find it.
+// OnClosing is told that the store is about to be closed here.
 //
 // The post of a dropped store lingers: other nodes hear of the drop a little earlier or later, and a request that is handed to us meanwhile must be
 // answered. When the last posts go, every node knows that the store is gone and answers for it (unclaimed.go).
@@ -93,13 +97,23 @@ func (b *Bus) OnClosing(s *stores.Store, dropped bool) {
 		return
 	}
 	if !dropped {
-		p.close()
+		b.forget(p)
 		return
 	}
 	p.mu.Lock()
 	p.dropped = true
 	p.mu.Unlock()
-	time.AfterFunc(lingerFor, p.close) // ends with close, which a later store of the name or the end of the bus may call before
+	time.AfterFunc(lingerFor, func() { b.forget(p) }) // ends with close, which a later store of the name or the end of the bus may call before
+}
+
+// forget closes the post of a store that is closing, and lets go of both.
+func (b *Bus) forget(p *post) {
+	p.close()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.posts[p.store.Name()] == p {
+		delete(b.posts, p.store.Name())
+	}
 }
 
 // post returns the store's post, unless it is closed.

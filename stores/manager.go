@@ -435,6 +435,7 @@ func (m *Manager) closeStore(s *Store) error {
 }
 
 func (m *Manager) closing(s *Store, dropped bool) {
+	s.closing.Store(true)
 	if m.cfg.OnClosing != nil {
 		m.cfg.OnClosing(s, dropped)
 	}

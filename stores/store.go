@@ -50,6 +50,7 @@ type Store struct {
 	flushes *flushes // shared by all stores of the node
 
 	flushDue atomic.Bool // a timed flush is to come
+	closing  atomic.Bool // about to be closed, or closed
 	damage   error       // guarded by the manager's mu; met by the replica, which is to be closed
 
 	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
@@ -176,6 +177,9 @@ func (s *Store) Members() []string { return s.group.Members() }
 
 // Transfer hands the store's leadership to the member with the server id, or to the best follower when it is empty.
 func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
+
+// IsClosing reports whether the store is about to be closed here, or is closed. It is true before Config.OnClosing is called.
+func (s *Store) IsClosing() bool { return s.closing.Load() }
 
 // close waits for the Raft group, appends under way, subscriptions and the feed, in this order.
 func (s *Store) close() error {

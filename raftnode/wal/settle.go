@@ -89,6 +89,9 @@ func (l *SegmentLog) settleOne(s *segment) error {
 		}
 		for _, m := range chunk {
 			m.done(s)
+			if m.drop {
+				l.forget(m.group)
+			}
 		}
 	}
 	err := l.settled.w.do(&request{apply: func(b *batch) (bool, error) {
@@ -101,6 +104,24 @@ func (l *SegmentLog) settleOne(s *segment) error {
 		return err
 	}
 	return l.dir.Remove(s.name)
+}
+
+// forget lets go of a removed group of which neither the bbolt file nor a segment has anything left. A group that is opened or removed again meanwhile stays known; one that comes
+// back later is known anew.
+func (l *SegmentLog) forget(g *group) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.groups[g.id] != g || l.open[g.id] || l.busy[g.id] || g.damaged != nil {
+		return
+	}
+	g.mu.RLock()
+	left := g.removed || g.known
+	g.mu.RUnlock()
+	if left {
+		return
+	}
+	delete(l.groups, g.id)
+	g.settled.Close() // fails never: it only lets the group be opened again
 }
 
 func (l *SegmentLog) stopping() bool {
