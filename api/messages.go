@@ -113,6 +113,7 @@ type ReadAllRequest struct {
 type ReadResponse struct {
 	Reply
 	Store        string    `json:"store,omitempty"`
+	Incarnation  uint64    `json:"incarnation,omitempty"` // of the store: another one's positions and versions say nothing about this one's
 	Stream       string    `json:"stream,omitempty"`
 	Snapshot     *Snapshot `json:"snapshot,omitempty"` // when it was asked for and there is one
 	Events       []Event   `json:"events"`

@@ -78,7 +78,7 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	}
 	last := page.LastVersion
 	return &api.ReadResponse{
-		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Stream: stream, Snapshot: snapshot, Events: notNil(page.Events),
+		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Incarnation: s.spec.Incarnation, Stream: stream, Snapshot: snapshot, Events: notNil(page.Events),
 		Next: page.Next, End: page.End, LastVersion: &last, LastPosition: page.LastPosition, Applied: page.Applied,
 	}, nil
 }
@@ -113,7 +113,7 @@ func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadRes
 		return nil, err
 	}
 	res := &api.ReadResponse{
-		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Events: notNil(page.Events),
+		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Incarnation: s.spec.Incarnation, Events: notNil(page.Events),
 		Next: page.Next, End: page.End, LastPosition: page.LastPosition, Applied: page.Applied,
 	}
 	if r.Query != nil {
