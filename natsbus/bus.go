@@ -24,7 +24,7 @@ import (
 type Config struct {
 	Server   ServerConfig
 	ServerID string   // this member
-	Inboxes  []string // prefixes that reply subjects may begin with, beyond _INBOX.
+	Inboxes  []string // prefixes that reply subjects may begin with, beyond _INBOX; with or without a dot at the end
 	Now      func() time.Time
 	Logger   *slog.Logger
 }
@@ -67,9 +67,12 @@ type Bus struct {
 	refused  atomic.Uint64 // requests whose reply subject is not an inbox
 }
 
-// nodesGroup is the queue group of what any node can answer. NATS makes one group of all queue subscriptions of a name, and posts are in groups named as their stores: this is no
-// name that a store can have.
-const nodesGroup = "quorate.nodes"
+// Queue groups that requests are handed to. NATS makes one group of all queue subscriptions of a name, whatever their subjects, so these are names that no client may use.
+const (
+	groupPrefix = "$QUORATE."
+	nodesGroup  = groupPrefix + "nodes" // of what any node can answer
+	postsGroup  = groupPrefix + "post." // and the store's name: of its posts
+)
 
 // maxWaiting bounds requests that are being answered at once on a node, beyond the writes in flight at leaders. One store gets half of it at most, see shares.
 const maxWaiting = 8192
@@ -91,10 +94,12 @@ func Start(cfg Config) (*Bus, error) {
 	b := &Bus{
 		cfg: cfg, subjects: api.Subjects{Prefix: cfg.Server.Prefix}, name: cfg.Server.Name, log: cfg.Logger,
 		posts: make(map[string]*post), slots: newShares(maxWaiting), memory: newShares(maxWaitingBytes),
-		inboxes: append([]string{"_INBOX."}, cfg.Inboxes...),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	var err error
+	if b.inboxes, err = inboxes(cfg.Inboxes, cfg.Server.Prefix); err != nil {
+		return nil, err
+	}
 	cfg.Server.inboxes = b.inboxes
 	if b.embedded, err = startServer(cfg.Server); err != nil {
 		return nil, err
@@ -247,6 +252,19 @@ func (b *Bus) leading() []string {
 		}
 	}
 	return led
+}
+
+// inboxes returns what reply subjects may begin with: whole tokens, with the dot behind them.
+func inboxes(more []string, prefix string) ([]string, error) {
+	all := []string{"_INBOX."}
+	for _, inbox := range more {
+		inbox = strings.TrimSuffix(inbox, ".") + "."
+		if strings.HasPrefix(inbox, ".") || strings.Contains(inbox, "..") || strings.ContainsAny(inbox, "*> \t\r\n") || strings.HasPrefix(inbox, "$") || strings.HasPrefix(inbox, prefix+".") {
+			return nil, fmt.Errorf("--inbox-prefix %q is no prefix for replies; give what your clients' inboxes begin with, as in _INBOX_acme: tokens without wildcards, not under %s and not beginning with $", strings.TrimSuffix(inbox, "."), prefix)
+		}
+		all = append(all, inbox)
+	}
+	return all, nil
 }
 
 // isInbox reports whether a reply may be sent to the subject. The service may publish anywhere; its callers may not, so it must not write where

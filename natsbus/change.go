@@ -1,13 +1,14 @@
 package natsbus
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/stores"
 )
 
-// change is a write that is not an append. It is the same whichever leader carries it out, and unless it says once, once or twice makes no difference.
+// change is a write that is not an append. It is the same whichever leader carries it out, and unless it says once, once or twice makes no difference, but for what is told: see tells.
 type change struct {
 	raw   []byte
 	crowd bool // see counts
@@ -18,6 +19,11 @@ type change struct {
 func (c *change) begin(done func(any, *api.Error)) *api.Error { return c.start(done) }
 func (c *change) payload() ([]byte, error)                    { return c.raw, nil }
 func (c *change) repeatable() bool                            { return !c.once }
+
+// tells: a second try may find that the stream has gone on since the first, or a store that the first has filled.
+func (c *change) tells(refusal *api.Error) bool {
+	return !refusal.Retryable() && !errors.Is(refusal, api.ErrWrongVersion) && !errors.Is(refusal, api.ErrStoreFull)
+}
 
 // only has the change carried out once, when it is so.
 func (c *change) only(once bool) *change {
@@ -55,7 +61,7 @@ func newChange(r *request, s *stores.Store) (write, *api.Error) {
 	case "metadata":
 		var q api.StreamMetadataRequest
 		w, err := streamChange(r, &q, func(done stores.Done) *api.Error { return s.PutStreamMetadata(name, q, done) })
-		return w.only(q.ExpectedVersion == nil), err
+		return w.only(true), err // what somebody else has set since the first try would be gone: the version that may be expected does not move with metadata
 	}
 	if strings.HasPrefix(r.subject.Verb, "subscription.") {
 		return newSubscriptionChange(r, s)

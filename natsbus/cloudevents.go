@@ -50,7 +50,7 @@ func decodeAppend(m message, stream string) (a *stores.Append, added int, _ *api
 		}
 		a.Events = []api.NewEvent{*e}
 	case hasAttributes(h):
-		e, err := binaryEvent(h, mediaType, m.Data())
+		e, err := binaryEvent(h, m.Data())
 		if err != nil {
 			return nil, 0, err
 		}
@@ -126,7 +126,7 @@ func expectedVersion(h map[string]string) (*int64, *api.Error) {
 }
 
 // binaryEvent makes an event of headers and body. Attributes that have no field of their own are kept as metadata under their header's name.
-func binaryEvent(h map[string]string, mediaType string, body []byte) (*api.NewEvent, *api.Error) {
+func binaryEvent(h map[string]string, body []byte) (*api.NewEvent, *api.Error) {
 	if v, ok := h["ce-specversion"]; ok && v != "1.0" {
 		return nil, api.ErrBadRequest.With("header ce-specversion is %q; 1.0 is known", v)
 	}
@@ -137,7 +137,7 @@ func binaryEvent(h map[string]string, mediaType string, body []byte) (*api.NewEv
 	metadata := map[string]string{}
 	for k, v := range h {
 		switch {
-		case k == "ce-id", k == "ce-type", k == "ce-specversion", k == "ce-tags", isTrace(k):
+		case k == "ce-id", k == "ce-type", k == "ce-specversion", k == "ce-tags", k == "ce-datacontenttype", isTrace(k):
 		case strings.HasPrefix(k, "ce-"):
 			metadata[k] = v
 		}
@@ -146,9 +146,13 @@ func binaryEvent(h map[string]string, mediaType string, body []byte) (*api.NewEv
 	if e.Tags == nil {
 		e.Tags = tagsOf(h["ce-tags"])
 	}
-	setBody(e, mediaType, body)
-	if v := h["content-type"]; keepsType(e, v) {
-		metadata["content-type"] = v
+	contentType := h["content-type"]
+	if contentType == "" { // the binding's name is content-type; an attribute like the others is what some expect
+		contentType = h["ce-datacontenttype"]
+	}
+	setBody(e, mediaTypeOf(contentType), body)
+	if keepsType(e, contentType) {
+		metadata["content-type"] = contentType
 	}
 	return e, setMetadata(e, metadata)
 }
@@ -234,6 +238,9 @@ func structuredEvent(payload []byte) (*api.NewEvent, *api.Error) {
 	for name, raw := range attributes {
 		if name == "data" {
 			data = raw
+			continue
+		}
+		if string(raw) == "null" { // as if it were not there (CloudEvents' JSON format 1.0.2, 2.1)
 			continue
 		}
 		var text string

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -93,8 +94,14 @@ func (r *request) answer(v any, err *api.Error) {
 	r.send(raw, nil, nil)
 }
 
+// maxDescription is how long an error's description may be, in bytes: many repeat what was sent, and the answer carries them twice.
+const maxDescription = 4096
+
 // fail sends an error as JSON and in the headers of the NATS micro protocol.
 func (r *request) fail(err *api.Error) {
+	if len(err.Description) > maxDescription {
+		err = err.With("%s…", strings.ToValidUTF8(err.Description[:maxDescription], ""))
+	}
 	typ := r.errorType()
 	raw, merr := api.Marshal(api.Reply{Type: typ, Error: err})
 	if merr != nil {
@@ -114,9 +121,9 @@ func (r *request) giveUp(err *api.Error) {
 	r.fail(err)
 }
 
-// settle answers with the outcome of a try that is the last. A refusal that another try might not meet was decided before anybody looked whether an earlier try had written it.
-func (r *request) settle(v any, err *api.Error) {
-	if err != nil && err.Retryable() {
+// settle answers with the outcome of w's last try.
+func (r *request) settle(w write, v any, err *api.Error) {
+	if err != nil && !w.tells(err) {
 		r.giveUp(err)
 		return
 	}

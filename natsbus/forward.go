@@ -98,7 +98,7 @@ func (b *Bus) forward(r *request, w write, leader string) (done bool, why *api.E
 			return false, failed
 		}
 	}
-	if failed != nil && r.unsure != nil && failed.Retryable() {
+	if failed != nil && r.unsure != nil && !w.tells(failed) {
 		r.fail(r.unsure)
 	} else {
 		r.send(answer.Data, answer.Header, failed)

@@ -12,7 +12,7 @@ import (
 // NATS hands a request to any member of a queue group in the cluster, with no preference for the near one. A read with "consistency":"local" is
 // about the state of the node that the client chose, and every other read saves a hop when it is answered there too. So each server maps the
 // read subjects that its own clients publish to itself, for as long as its node serves; without the mapping, and for clients of leaf nodes and gateways,
-// the queue group answers.
+// the queue group answers. Whoever listens to everything sees them under these subjects.
 const nearPrefix = "_QUORATE_READ."
 
 // serveNear begins to answer the reads of this server's clients at this node.

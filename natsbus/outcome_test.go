@@ -1,9 +1,11 @@
 package natsbus
 
 import (
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -25,6 +27,11 @@ func (m *answered) Respond(data []byte, _ nats.Header, failed *api.Error) error 
 	return nil
 }
 
+// encoded is a write that needs no request to be forwarded.
+type encoded struct{ write }
+
+func (encoded) payload() ([]byte, error) { return []byte(`{}`), nil }
+
 // A write whose first try has an unknown outcome is not refused as never written by a later one: not by this node, nor by the next leader, unless that has looked for it.
 func TestAnUnknownOutcomeIsRemembered(t *testing.T) {
 	b, err := Start(Config{Server: ServerConfig{Name: "n1", ClusterName: "c", Listen: "127.0.0.1:-1", ClusterListen: "127.0.0.1:-1", Prefix: "es", Logger: slog.New(slog.DiscardHandler)}, ServerID: "n1~a"})
@@ -42,9 +49,14 @@ func TestAnUnknownOutcomeIsRemembered(t *testing.T) {
 	unknown := api.ErrOutcomeUnknown.With("the first try")
 	for _, row := range []struct {
 		refusal *api.Error
+		w       write
 		passes  bool // it tells what became of the first try
 	}{
-		{api.ErrOverloaded, false}, {api.ErrRateLimited, false}, {api.ErrDiskBehind, false}, {api.ErrFeature, false}, {api.ErrWrongVersion, true}, {api.ErrEventIDConflict, true},
+		{api.ErrOverloaded, &appendWrite{}, false}, {api.ErrRateLimited, &appendWrite{}, false}, {api.ErrDiskBehind, &appendWrite{}, false}, {api.ErrFeature, &appendWrite{}, false},
+		{api.ErrWrongVersion, &appendWrite{}, true}, {api.ErrEventIDConflict, &appendWrite{}, true}, {api.ErrStoreFull, &appendWrite{}, true}, // its ids were looked for first
+		{api.ErrOverloaded, &change{}, false}, {api.ErrStreamNotFound, &change{}, true},
+		{api.ErrWrongVersion, &change{}, false}, // a delete that took effect, and somebody has appended since
+		{api.ErrStoreFull, &change{}, false},    // a snapshot that was kept, and filled the store
 	} {
 		refusal := row.refusal.With("nothing was written")
 		if next, err = api.Marshal(api.Reply{Type: api.TypeAppend, Error: refusal}); err != nil {
@@ -56,8 +68,8 @@ func TestAnUnknownOutcomeIsRemembered(t *testing.T) {
 				want = unknown.Name
 			}
 			for name, try := range map[string]func(r *request){
-				"here":  func(r *request) { r.settle(nil, refusal) },
-				"there": func(r *request) { b.forward(r, &change{raw: []byte(`{}`)}, "n2~b") },
+				"here":  func(r *request) { r.settle(row.w, nil, refusal) },
+				"there": func(r *request) { b.forward(r, encoded{row.w}, "n2~b") },
 			} {
 				m := &answered{}
 				r := &request{bus: b, message: m, subject: api.Subject{Store: "orders", Class: api.ClassWrite, Verb: "append", Name: "a"}}
@@ -66,7 +78,7 @@ func TestAnUnknownOutcomeIsRemembered(t *testing.T) {
 				}
 				try(r)
 				if m.failed == nil || m.failed.Name != want {
-					t.Errorf("%s, after %v it is %s: answered %s, want %s", name, first, refusal.Name, m.data, want)
+					t.Errorf("%T %s, after %v it is %s: answered %s, want %s", row.w, name, first, refusal.Name, m.data, want)
 				}
 			}
 		}
@@ -83,5 +95,31 @@ func TestAnUnknownOutcomeIsRemembered(t *testing.T) {
 	r = &request{bus: b, message: m, subject: api.Subject{Store: "orders", Class: api.ClassWrite, Verb: "append", Name: "a"}}
 	if done, _ := b.forward(r, long, "n2~b"); !done || m.failed == nil || m.failed.Name != api.ErrTooLarge.Name {
 		t.Errorf("what is too long to be sent on: %v, %s", done, m.data)
+	}
+}
+
+// An error that repeats what was sent fits into an answer all the same.
+func TestALongDescriptionIsCut(t *testing.T) {
+	m := &answered{}
+	r := &request{message: m, subject: api.Subject{Store: "orders", Class: api.ClassWrite, Verb: "append", Name: "a"}}
+	r.fail(api.ErrBadRequest.With("unknown field %q", strings.Repeat("ü", api.MaxPayload/2)))
+	if m.failed == nil || !errors.Is(m.failed, api.ErrBadRequest) || len(m.data) > 2*maxDescription || !utf8.Valid(m.data) {
+		t.Errorf("answered with %d bytes, %.80q…", len(m.data), m.data)
+	}
+}
+
+// What clients are told to begin their inboxes with is taken with and without the dot behind it, and is never what the cluster itself listens on.
+func TestInboxes(t *testing.T) {
+	for _, row := range []struct {
+		more []string
+		want string
+	}{
+		{nil, "_INBOX."}, {[]string{"ACME"}, "_INBOX. ACME."}, {[]string{"ACME.", "_R.x"}, "_INBOX. ACME. _R.x."},
+		{[]string{""}, ""}, {[]string{"."}, ""}, {[]string{"a..b"}, ""}, {[]string{"a.>"}, ""}, {[]string{"*"}, ""}, {[]string{"a b"}, ""}, {[]string{"es"}, ""}, {[]string{"es.orders"}, ""}, {[]string{"$SYS"}, ""}, {[]string{"essex"}, "_INBOX. essex."},
+	} {
+		got, err := inboxes(row.more, "es")
+		if (err != nil) != (row.want == "") || strings.Join(got, " ") != row.want {
+			t.Errorf("%q: %q, %v; want %q", row.more, got, err, row.want)
+		}
 	}
 }

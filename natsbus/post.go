@@ -201,7 +201,7 @@ func (p *post) hold() {
 	name := p.store.Name()
 	var err error
 	if p.sub == nil {
-		p.sub, err = b.clients.QueueSubscribe(b.subjects.Of(name, api.ClassWrite, ">"), name, p.receive)
+		p.sub, err = b.clients.QueueSubscribe(b.subjects.Of(name, api.ClassWrite, ">"), postsGroup+name, p.receive)
 		if err == nil {
 			err = p.sub.SetPendingLimits(pendingMessages, pendingBytes)
 		}

@@ -6,23 +6,25 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/raftnode"
 	"github.com/quorate/quorate/stores"
 )
 
-// A store that is dropped, or closed for another reason, leaves nothing behind at the bus, and its last changes of leadership bring nothing back.
-func TestAClosedStoreIsForgotten(t *testing.T) {
+// lone is a bus of a node that leads all of its stores: open opens one, and returns when it serves and has its post.
+func lone(t *testing.T) (b *Bus, m *stores.Manager, open func(name string, id uint64) *stores.Store) {
+	t.Helper()
 	b, err := Start(Config{Server: ServerConfig{Name: "n1", ClusterName: "c", Listen: "127.0.0.1:-1", ClusterListen: "127.0.0.1:-1", Prefix: "es", Logger: slog.New(slog.DiscardHandler)}, ServerID: "n1~a"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Close()
+	t.Cleanup(b.Close)
 	dir := t.TempDir()
 	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer identity.Close()
+	t.Cleanup(func() { identity.Close() })
 	node, err := raftnode.Open(raftnode.Config{
 		Identity: identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c" },
 		Resolve: func(string) (string, error) { return "", errors.New("there is no other member") },
@@ -30,28 +32,11 @@ func TestAClosedStoreIsForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer node.Close()
-	m := stores.NewManager(stores.Config{Node: node, Dir: dir, OnLeadership: b.OnLeadership, OnClosing: b.OnClosing, OnFatal: func(err error) { t.Error(err) }})
-	defer m.Close()
+	t.Cleanup(func() { node.Close() })
+	m = stores.NewManager(stores.Config{Node: node, Dir: dir, OnLeadership: b.OnLeadership, OnClosing: b.OnClosing, OnFatal: func(err error) { t.Error(err) }})
+	t.Cleanup(func() { m.Close(); m.CloseConfig() })
 	b.backend.Store(&Backend{Stores: m})
-	known := func(name string) bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return b.posts[name] != nil
-	}
-	await := func(ok func() bool, otherwise string) {
-		t.Helper()
-		tick, deadline := time.NewTicker(lingerFor/40), time.After(10*lingerFor)
-		defer tick.Stop()
-		for !ok() {
-			select {
-			case <-tick.C:
-			case <-deadline:
-				t.Fatal(otherwise)
-			}
-		}
-	}
-	open := func(name string, id uint64) *stores.Store {
+	return b, m, func(name string, id uint64) *stores.Store {
 		t.Helper()
 		s, err := m.Open(stores.Spec{Name: name, ID: id, Incarnation: 1, Members: []string{identity.ServerID()}})
 		if err != nil {
@@ -60,8 +45,31 @@ func TestAClosedStoreIsForgotten(t *testing.T) {
 		if _, err := s.WaitLeadership(t.Context(), func(l raftnode.Leadership) bool { return l.Role == raftnode.Serving }); err != nil {
 			t.Fatal(err)
 		}
-		await(func() bool { return b.post(name) != nil }, "a serving store gets no post")
+		await(t, func() bool { p := b.post(name); return p != nil && p.serves() }, "a serving store gets no post")
 		return s
+	}
+}
+
+func await(t *testing.T, ok func() bool, otherwise string) {
+	t.Helper()
+	tick, deadline := time.NewTicker(lingerFor/40), time.After(10*lingerFor)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+// A store that is dropped, or closed for another reason, leaves nothing behind at the bus, and its last changes of leadership bring nothing back.
+func TestAClosedStoreIsForgotten(t *testing.T) {
+	b, m, open := lone(t)
+	known := func(name string) bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.posts[name] != nil
 	}
 	dropped, closed := open("dropped", 1), open("closed", 2)
 	if err := m.Remove(dropped); err != nil {
@@ -70,7 +78,7 @@ func TestAClosedStoreIsForgotten(t *testing.T) {
 	if !known("dropped") {
 		t.Error("the post of a dropped store goes before other nodes know")
 	}
-	await(func() bool { return !known("dropped") }, "the post of a dropped store stays for ever")
+	await(t, func() bool { return !known("dropped") }, "the post of a dropped store stays for ever")
 	again := open("dropped", 3)
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
@@ -83,5 +91,17 @@ func TestAClosedStoreIsForgotten(t *testing.T) {
 		if known(s.Name()) {
 			t.Errorf("store %s is back", s.Name())
 		}
+	}
+}
+
+// A request came when no post was in reach, and one is while it is looked into: of a store that was created a moment ago, or of a node that stands in. It is answered.
+func TestAPostThatAppearsMeanwhile(t *testing.T) {
+	b, _, open := lone(t)
+	open(api.ConfigStore, 1)
+	await(t, func() bool { return b.reaches(api.ConfigStore) }, "the post is not in reach")
+	m := &answered{}
+	b.answerUnclaimed(&request{bus: b, message: m, subject: api.Subject{Store: api.ConfigStore, Class: api.ClassWrite, Verb: "put", Name: "orders"}})
+	if m.failed == nil || m.failed.Name != api.ErrOutcomeUnknown.Name {
+		t.Errorf("answered %q", m.data)
 	}
 }

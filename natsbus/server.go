@@ -119,13 +119,14 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 }
 
 // clientPermissions keep a client without credentials from speaking for the cluster: it cannot publish events, cannot join the queue
-// groups that requests are handed to. Whether a post exists is told in the nodes' account, where no client comes.
+// groups that requests are handed to, whatever subject it names. Whether a post exists is told in the nodes' account, where no client comes.
+//
+// No subject is denied that requests travel on. A subscription such as es.orders.> is wider than a denied es.*.write.>, so the server accepts it, tells the other servers, and refuses each message that
+// comes for it; of a queue group the message then goes to a member at another server, and with two such clients it went to and fro for ever.
 func clientPermissions(prefix string) *server.Permissions {
 	return &server.Permissions{
-		Publish: &server.SubjectPermission{Deny: []string{markerPrefix + ">", prefix + ".*.event.>", prefix + ".*.cloudevent.>"}},
-		Subscribe: &server.SubjectPermission{Deny: []string{
-			markerPrefix + ">", nearPrefix + ">", prefix + ".*.write.> >", prefix + ".*.read.> >",
-		}},
+		Publish:   &server.SubjectPermission{Deny: []string{markerPrefix + ">", prefix + ".*.event.>", prefix + ".*.cloudevent.>"}},
+		Subscribe: &server.SubjectPermission{Deny: []string{markerPrefix + ">", "> " + groupPrefix + ">"}},
 	}
 }
 

@@ -82,6 +82,8 @@ func (w *fetchWrite) payload() ([]byte, error) {
 
 func (w *fetchWrite) repeatable() bool { return true }
 
+func (w *fetchWrite) tells(refusal *api.Error) bool { return !refusal.Retryable() }
+
 // counts reports whether the write counts among those under way at the leader, whose number is bounded. Fetches wait for something else than the leader's work, and
 // acknowledgements come in crowds, as many as there are events in flight; the subscription itself bounds both.
 func counts(w write) bool {

@@ -61,7 +61,9 @@ func (b *Bus) answerUnclaimed(r *request) {
 	case !known:
 		r.fail(b.storeNotFound(store))
 		return
-	case b.reaches(store): // it was created a moment ago
+	case b.reaches(store): // by now: the store was created a moment ago, or somebody stands in
+		// The client's server may have known that post before ours did, and then it has the request as well.
+		r.fail(api.ErrOutcomeUnknown.With("store %s was not in reach when this request came and is now, so the request may have taken effect or not; retry with the same event ids", store))
 		return
 	}
 	if p := b.post(store); p != nil {

@@ -29,6 +29,8 @@ type write interface {
 	payload() ([]byte, error)
 	// repeatable reports whether trying the write again after an unknown outcome yields the first outcome.
 	repeatable() bool
+	// tells reports whether a refusal also says that an earlier try of unknown outcome has written nothing. One that another try might not meet does not: it came before anybody looked.
+	tells(refusal *api.Error) bool
 }
 
 // newWrite decodes a request that came to a store's post.
@@ -82,6 +84,9 @@ func (w *appendWrite) payload() ([]byte, error) {
 }
 
 func (w *appendWrite) repeatable() bool { return true }
+
+// tells: whoever refuses an append for another reason has looked for its ids first.
+func (w *appendWrite) tells(refusal *api.Error) bool { return !refusal.Retryable() }
 
 // begin carries out w at this node when it serves the store. Otherwise, or when it ceases to, the request is kept and forwarded.
 func (b *Bus) begin(p *post, r *request, w write) {
@@ -152,7 +157,7 @@ func (b *Bus) standIn(p *post, r *request, w write) {
 		case view.Role == raftnode.Serving:
 			v, err := carryOut(w)
 			if !tryElsewhere(err, w) {
-				r.settle(v, err)
+				r.settle(w, v, err)
 				return
 			}
 			r.doubt(err)
@@ -254,6 +259,8 @@ func (w *configWrite) carryOut() (any, *api.Error) {
 func (w *configWrite) payload() ([]byte, error) { return w.raw, nil }
 
 func (w *configWrite) repeatable() bool { return false }
+
+func (w *configWrite) tells(refusal *api.Error) bool { return !refusal.Retryable() }
 
 // awaitServing returns once a leader serves the store and every member that is up can route requests to it.
 func (b *Bus) awaitServing(ctx context.Context, name string) error {

@@ -168,14 +168,21 @@ func impostors(t *testing.T, c *testcluster.Cluster, _ *nats.Conn) {
 	defer nc.Close()
 	for what, try := range map[string]func() error{
 		"join the write queue": func() error {
-			_, err := nc.QueueSubscribe("es.orders.write.>", "orders", func(*nats.Msg) {})
+			_, err := nc.QueueSubscribe("es.orders.write.>", "$QUORATE.post.orders", func(*nats.Msg) {})
+			return err
+		},
+		"join the write queue for more": func() error {
+			_, err := nc.QueueSubscribe("*.>", "$QUORATE.post.orders", func(*nats.Msg) {})
 			return err
 		},
 		"join the read queue": func() error {
-			_, err := nc.QueueSubscribe("es.*.read.>", "quorate.nodes", func(*nats.Msg) {})
+			_, err := nc.QueueSubscribe("es.*.read.>", "$QUORATE.nodes", func(*nats.Msg) {})
 			return err
 		},
-		"answer a node's reads": func() error { _, err := nc.Subscribe("_QUORATE_READ.n1.>", func(*nats.Msg) {}); return err },
+		"join a node's read queue": func() error {
+			_, err := nc.QueueSubscribe("_QUORATE_READ.n1.>", "$QUORATE.nodes", func(*nats.Msg) {})
+			return err
+		},
 		"forge an event":        func() error { return nc.Publish("es.orders.event.x", nil) },
 		"forge a CloudEvent":    func() error { return nc.Publish("es.orders.cloudevent.x", nil) },
 		"forge a leader":        func() error { return nc.Publish("es.cluster.event.leader.orders", nil) },

@@ -41,7 +41,7 @@ type Config struct {
 	Expect        int         // how many nodes form the cluster; default: 1
 	ClusterName   string      // nodes of another name are refused; default: quorate
 	Prefix        string      // of all subjects; default: es
-	Inboxes       []string    // prefixes that replies may go to, beyond _INBOX.
+	Inboxes       []string    // prefixes that replies may go to, beyond _INBOX; with or without a dot at the end
 	Timing        raftnode.Timing
 	Pprof         bool
 	OnFatal       func(error) // a disk failed: the node must end; default: log and exit 3

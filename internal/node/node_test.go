@@ -28,7 +28,8 @@ type cluster struct {
 	nodes []*node.Node // nil while one is down
 }
 
-func start(t *testing.T, n int) *cluster {
+// start runs n nodes, whose configuration change may change.
+func start(t *testing.T, n int, change ...func(*node.Config)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, nodes: make([]*node.Node, n)}
 	ports := testcluster.FreePorts(t, 3*n)
@@ -43,6 +44,9 @@ func start(t *testing.T, n int) *cluster {
 			if j != i {
 				cfg.Join = append(cfg.Join, addr(3*j+1))
 			}
+		}
+		for _, change := range change {
+			change(&cfg)
 		}
 		c.cfgs = append(c.cfgs, cfg)
 	}
