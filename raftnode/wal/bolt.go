@@ -39,6 +39,10 @@ type Config struct {
 	// is settled, and take longer to read at start.
 	SegmentSize int64
 
+	// Resting is how many full segments OpenSegments leaves alone while others fill; default 14, at least 1. More let more entries be cut before their segment is settled, and
+	// take longer to read at start.
+	Resting int
+
 	// Segments is where OpenSegments keeps the segment files; default the folder of
 	// Path. It is for tests, with one that fails and forgets.
 	Segments Folder

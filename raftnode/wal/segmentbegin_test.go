@@ -12,7 +12,7 @@ import (
 func openHeld(t *testing.T, dir *memFolder) *SegmentLog {
 	t.Helper()
 	l, err := OpenSegments(Config{
-		Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentHead + 3000, Segments: dir, OnFatal: func(error) {},
+		Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentHead + 3000, Resting: 2, Segments: dir, OnFatal: func(error) {},
 	})
 	if err != nil {
 		t.Fatal(err)

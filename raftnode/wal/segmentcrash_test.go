@@ -331,7 +331,7 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 		settled, cuts := 0, 0
 		for at := 0; ; at++ {
 			dir := &memFolder{left: at, files: map[string]*memFile{}}
-			cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentHead + 3000, Segments: dir, OnFatal: func(error) {}}
+			cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentHead + 3000, Resting: 2, Segments: dir, OnFatal: func(error) {}}
 			rng := rand.New(rand.NewPCG(uint64(at), 7))
 			acked, torn, after := map[GroupID]content{}, GroupID{}, content{}
 			l, err := OpenSegments(cfg)

@@ -20,7 +20,7 @@ func written(t *testing.T, n int, clean bool) Config {
 
 func writtenIn(t *testing.T, segmentSize int64, n int, clean bool) Config {
 	t.Helper()
-	cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentSize}
+	cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "disk", SegmentSize: segmentSize, Resting: 2}
 	l, err := OpenSegments(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 
 // Groups that were removed are not kept in memory for ever: a node on which stores come and go stays as small as it was.
 func TestRemovedGroupsAreForgotten(t *testing.T) {
-	cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "n", SegmentSize: segmentHead + 8<<10, OnFatal: func(err error) { t.Error(err) }}
+	cfg := Config{Path: filepath.Join(t.TempDir(), "raft.db"), NodeID: "n", SegmentSize: segmentHead + 8<<10, Resting: 2, OnFatal: func(err error) { t.Error(err) }}
 	l, err := OpenSegments(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -37,13 +37,13 @@ func TestRemovedGroupsAreForgotten(t *testing.T) {
 	// settled returns once every segment that had a record when it was called is settled.
 	settled := func() {
 		t.Helper()
-		for begun := l.current.number; l.current.number <= begun+maxResting; {
+		for begun := l.current.number; l.current.number <= begun+uint64(cfg.Resting); {
 			index++
 			write(busy, index)
 		}
 		l.fullMu.Lock()
 		defer l.fullMu.Unlock()
-		for len(l.full) > maxResting {
+		for len(l.full) > cfg.Resting {
 			l.drained.Wait()
 		}
 	}

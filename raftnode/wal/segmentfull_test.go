@@ -32,7 +32,7 @@ func TestASegmentThatCouldNotBePreparedIsTriedAgain(t *testing.T) {
 	dir := &fullFolder{Folder: osFolder(filepath.Dir(path))}
 	var fatal atomic.Pointer[error]
 	l, err := OpenSegments(Config{
-		Path: path, Segments: dir, NodeID: "disk", SegmentSize: segmentHead + 8<<10, OnFatal: func(err error) { fatal.Store(&err) },
+		Path: path, Segments: dir, NodeID: "disk", SegmentSize: segmentHead + 8<<10, Resting: 2, OnFatal: func(err error) { fatal.Store(&err) },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -9,16 +9,20 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
 
 const (
 	defaultSegmentSize = 8 << 20
-	// Full segments rest until there are more than maxResting: most of their entries have then been cut by raft, and need not be moved. When maxFull wait to be
-	// settled, writers wait.
-	maxResting = 2
-	maxFull    = 10
+	// Full segments rest: most of their entries are cut by raft before long, and need not be moved then. While the log is busy so many rest that those of one store are cut
+	// whatever its size (raftnode/compact.go: 64 MiB and half of it again). Once no segment has filled for calmAfter, restingCalm are left, and the others are settled.
+	restingBusy = 14
+	restingCalm = 2
+	calmAfter   = 5 * time.Second
+	// When so many more wait to be settled, writers wait.
+	maxWaiting = 8
 )
 
 // Keys in the bbolt file's meta bucket.
@@ -54,9 +58,11 @@ type SegmentLog struct {
 	next     uint64       // number of the next batch
 	buf      []byte
 
-	fullMu  sync.Mutex // guards what follows
-	drained *sync.Cond // full became shorter, or stop was set
-	full    []*segment // to be settled, oldest first
+	fullMu  sync.Mutex  // guards what follows
+	drained *sync.Cond  // full became longer or shorter, it is calm, or stop was set
+	full    []*segment  // to be settled, oldest first
+	filling time.Time   // when the last one became full
+	calm    *time.Timer // tells drained
 	stop    bool
 	settler sync.WaitGroup
 }
@@ -73,6 +79,9 @@ func OpenSegments(cfg Config) (*SegmentLog, error) {
 	}
 	if cfg.SegmentSize <= 0 {
 		cfg.SegmentSize = defaultSegmentSize
+	}
+	if cfg.Resting == 0 {
+		cfg.Resting = restingBusy
 	}
 	if cfg.Segments == nil {
 		cfg.Segments = osFolder(filepath.Dir(cfg.Path))
@@ -101,6 +110,7 @@ func OpenSegments(cfg Config) (*SegmentLog, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("open raft log: %w", err), l.settled.Close())
 	}
+	l.filling, l.calm = time.Now(), time.AfterFunc(calmAfter, l.drained.Broadcast) // stopped by Close
 	l.settler.Add(1)
 	go l.settle() // ends when Close has set stop
 	go l.run()    // ends when the log is closed and nothing is queued, or a write failed
@@ -354,6 +364,7 @@ func (l *SegmentLog) Close() error {
 	l.fullMu.Lock()
 	again := l.stop
 	l.stop = true
+	l.calm.Stop()
 	l.fullMu.Unlock()
 	l.drained.Broadcast()
 	l.settler.Wait()

@@ -12,7 +12,7 @@ import (
 func TestSegmentLog(t *testing.T) {
 	waltest.Run(t, func(dir string) (wal.Log, error) {
 		cfg := config(dir)
-		cfg.SegmentSize = 1 << 20
+		cfg.SegmentSize, cfg.Resting = 1<<20, 2
 		return wal.OpenSegments(cfg)
 	})
 }
@@ -21,7 +21,7 @@ func TestSegmentLog(t *testing.T) {
 func TestSmallSegments(t *testing.T) {
 	waltest.Run(t, func(dir string) (wal.Log, error) {
 		cfg := config(dir)
-		cfg.SegmentSize = 8 << 10
+		cfg.SegmentSize, cfg.Resting = 8<<10, 2
 		return wal.OpenSegments(cfg)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 )
 
 // segmentRequest is one write that waits for its batch.
@@ -248,10 +249,12 @@ func (l *SegmentLog) roll(size int64) error {
 	}
 	next.size = max(next.size, segmentHead+size) // a batch beyond the file's end makes it longer
 	l.fullMu.Lock()
-	for len(l.full) >= maxFull && !l.stop && l.alive() {
+	for len(l.full) >= l.cfg.Resting+maxWaiting && !l.stop && l.alive() {
 		l.drained.Wait()
 	}
 	l.full = append(l.full, full)
+	l.filling = time.Now()
+	l.calm.Reset(calmAfter)
 	l.fullMu.Unlock()
 	l.drained.Broadcast()
 	l.current = next

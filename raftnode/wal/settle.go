@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // settleBytes is how much one transaction of the bbolt file takes over.
@@ -18,7 +19,7 @@ func (l *SegmentLog) settle() {
 	defer l.settler.Done()
 	for {
 		l.fullMu.Lock()
-		for len(l.full) <= maxResting && !l.stop {
+		for len(l.full) <= l.restingLocked() && !l.stop {
 			l.drained.Wait()
 		}
 		if l.stop {
@@ -38,6 +39,14 @@ func (l *SegmentLog) settle() {
 		l.fullMu.Unlock()
 		l.drained.Broadcast()
 	}
+}
+
+// restingLocked returns how many full segments are left alone for now.
+func (l *SegmentLog) restingLocked() int {
+	if time.Since(l.filling) >= calmAfter {
+		return min(restingCalm, l.cfg.Resting)
+	}
+	return l.cfg.Resting
 }
 
 // move is what has to be done for one group.
