@@ -16,10 +16,10 @@ import (
 
 // A segment file, all numbers big-endian:
 //
-//	0     head (4096)     magic "QSEG" · format (4) · number (8) · number of its first batch (8) · salt (8) · length of node id (2) · node id · CRC32C of
+//	0     head (4096)     magic "QSEG", or "QNEW" of a segment that is not begun · format (4) · number (8) · number of its first batch (8) · salt (8) · length of node id (2) · node id · CRC32C of
 //	                      what is before (4) · zeroes
 //	4096  batch, batch, …
-//	      zeroes, or what a crash left of a batch that was never acknowledged
+//	      zeroes, or what the file held when it was another segment, or what a crash left of a batch that was never acknowledged
 //
 // and a batch:
 //
@@ -30,9 +30,10 @@ import (
 //	20  4  CRC32C of salt and bytes 0 to 20
 //	24  .  payload: records (see item), padded with zeroes to a multiple of 8
 //
-// The salt is random, so that neither an older file's bytes nor a client's data look like a batch.
+// The salt is random, so that neither what the file held before nor a client's data look like a batch. The head is within the disk's smallest block, so it is there or not.
 const (
 	segmentMagic  = "QSEG"
+	preparedMagic = "QNEW"
 	segmentFormat = 1
 	segmentHead   = 4096
 	batchMagic    = "BTCH"
@@ -40,6 +41,7 @@ const (
 	batchAlign    = 8
 
 	segmentPrefix, segmentSuffix = "raft-", ".wal"
+	spareSuffix                  = ".spare" // behind the name of a segment whose file is to be another one's
 )
 
 func segmentName(number uint64) string {
@@ -74,6 +76,8 @@ type Folder interface {
 	Open(name string) (File, error)
 	// Remove is durable on return.
 	Remove(name string) error
+	// Rename gives a file a name that no other has; durable on return.
+	Rename(from, to string) error
 	List() ([]string, error)
 }
 
@@ -138,12 +142,25 @@ func (d osFolder) Remove(name string) error {
 	return syncDir(string(d))
 }
 
+func (d osFolder) Rename(from, to string) error {
+	if err := os.Rename(filepath.Join(string(d), from), filepath.Join(string(d), to)); err != nil {
+		return err
+	}
+	return syncDir(string(d))
+}
+
 func (d osFolder) List() (names []string, err error) {
 	entries, err := os.ReadDir(string(d))
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
 	return names, err
+}
+
+// spare is the file of a settled segment, for the next one. Its name has the settled one's number, so no two are ever the same.
+type spare struct {
+	name string
+	file File
 }
 
 // segment is one file of the log. Only the writer writes to it; anybody reads what is acknowledged.
@@ -158,18 +175,41 @@ type segment struct {
 	groups map[*group]bool // that have records here; the writer's, then the settler's
 }
 
-// begin writes the head of a file of zeroes. Durable on return: a batch without its head would be lost.
+// mark makes a file that was another segment one that is not begun, which takes the same salt when it is. Durable on return.
+func (s *segment) mark(node string) error {
+	if err := s.newSalt(); err != nil {
+		return err
+	}
+	return s.writeHead(preparedMagic, node)
+}
+
+// begin writes the head of a file of zeroes, or of one that was marked. Durable on return: a batch without its head would be lost.
 func (s *segment) begin(node string, first uint64) error {
+	if s.salt == 0 {
+		if err := s.newSalt(); err != nil {
+			return err
+		}
+	}
+	s.first, s.end, s.groups = first, segmentHead, make(map[*group]bool)
+	return s.writeHead(segmentMagic, node)
+}
+
+// newSalt draws a salt, which is not 0.
+func (s *segment) newSalt() error {
 	var salt [8]byte
 	if _, err := rand.Read(salt[:]); err != nil {
 		return err
 	}
-	s.salt, s.first, s.end, s.groups = binary.BigEndian.Uint64(salt[:]), first, segmentHead, make(map[*group]bool)
-	b := append(make([]byte, 0, segmentHead), segmentMagic...)
+	s.salt = binary.BigEndian.Uint64(salt[:]) | 1
+	return nil
+}
+
+func (s *segment) writeHead(magic, node string) error {
+	b := append(make([]byte, 0, segmentHead), magic...)
 	b = binary.BigEndian.AppendUint32(b, segmentFormat)
 	b = binary.BigEndian.AppendUint64(b, s.number)
-	b = binary.BigEndian.AppendUint64(b, first)
-	b = append(b, salt[:]...)
+	b = binary.BigEndian.AppendUint64(b, s.first)
+	b = binary.BigEndian.AppendUint64(b, s.salt)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(node)))
 	b = append(b, node...)
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
@@ -186,7 +226,7 @@ func (s *segment) corrupt(at int64, format string, args ...any) error {
 	return &CorruptError{Item: fmt.Sprintf("%s at byte %d", s.name, at), Detail: fmt.Sprintf(format, args...)}
 }
 
-// readHead reads the head. unused means that the file is all zeroes: we died before it was begun.
+// readHead reads the head. unused means that the file is all zeroes, or marked: we died before it was begun.
 func (s *segment) readHead(node string) (unused bool, err error) {
 	if s.size, err = s.file.Size(); err != nil {
 		return false, err
@@ -198,7 +238,8 @@ func (s *segment) readHead(node string) (unused bool, err error) {
 	}
 	b = b[:n]
 	fixed := 4 + 4 + 8 + 8 + 8 + 2
-	if len(b) < segmentHead || string(b[:4]) != segmentMagic {
+	marked := len(b) == segmentHead && string(b[:4]) == preparedMagic
+	if len(b) < segmentHead || string(b[:4]) != segmentMagic && !marked {
 		zero, err := s.allZero(0)
 		if err != nil || zero {
 			return zero, err
@@ -223,7 +264,17 @@ func (s *segment) readHead(node string) (unused bool, err error) {
 	}
 	s.first, s.salt = binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])
 	s.end, s.groups = segmentHead, make(map[*group]bool)
-	return false, nil
+	if !marked {
+		return false, nil
+	}
+	data, err := s.content()
+	if err != nil {
+		return false, err
+	}
+	if number, at, found := s.nextWhole(data, s.end); found {
+		return false, s.corrupt(0, "wanted a head, found the mark of a segment that is not begun, but its batch %d at byte %d: the head is lost", number, at)
+	}
+	return true, nil
 }
 
 func (s *segment) allZero(from int64) (bool, error) {
@@ -292,11 +343,9 @@ func (s *segment) batchAt(data []byte, at int64) (number uint64, payload []byte,
 // there: the end, or what a crash left of a batch that nobody was told of. A batch behind that place is none of both, since a batch is only begun when
 // the one before is on the disk: it is damage.
 func (s *segment) scan(apply func(at int64, payload []byte) error) (next uint64, err error) {
-	data := make([]byte, s.size)
-	if n, err := s.file.ReadAt(data, 0); err != nil && err != io.EOF {
+	data, err := s.content()
+	if err != nil {
 		return 0, err
-	} else if int64(n) < s.size {
-		data = data[:n]
 	}
 	next = s.first
 	for {
@@ -310,10 +359,28 @@ func (s *segment) scan(apply func(at int64, payload []byte) error) (next uint64,
 		next++
 		s.end += batchHead + int64(len(payload))
 	}
-	for at := s.end; at+batchHead <= int64(len(data)); at += batchAlign {
-		if number, _, whole := s.batchAt(data, at); whole {
-			return 0, s.corrupt(s.end, "wanted batch %d, found none, but batch %d at byte %d: a part in the middle is damaged", next, number, at)
-		}
+	if number, at, found := s.nextWhole(data, s.end); found {
+		return 0, s.corrupt(s.end, "wanted batch %d, found none, but batch %d at byte %d: a part in the middle is damaged", next, number, at)
 	}
 	return next, nil
+}
+
+// content reads the whole file, which may be shorter than it should.
+func (s *segment) content() ([]byte, error) {
+	data := make([]byte, s.size)
+	n, err := s.file.ReadAt(data, 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	return data[:n], nil
+}
+
+// nextWhole finds the first whole batch from the place on.
+func (s *segment) nextWhole(data []byte, from int64) (number uint64, at int64, found bool) {
+	for at = from; at+batchHead <= int64(len(data)); at += batchAlign {
+		if number, _, whole := s.batchAt(data, at); whole {
+			return number, at, true
+		}
+	}
+	return 0, 0, false
 }

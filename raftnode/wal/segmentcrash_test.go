@@ -119,6 +119,18 @@ func (d *memFolder) Remove(name string) error {
 	return nil
 }
 
+func (d *memFolder) Rename(from, to string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := d.op()
+	if err != nil && d.ops%2 == 0 {
+		return err
+	}
+	d.files[to] = d.files[from] // also when we died in the middle of it
+	delete(d.files, from)
+	return err
+}
+
 func (d *memFolder) List() ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,7 @@ type SegmentLog struct {
 	fullMu  sync.Mutex  // guards what follows
 	drained *sync.Cond  // full became longer or shorter, it is calm, or stop was set
 	full    []*segment  // to be settled, oldest first
+	spare   *spare      // nil: there is none
 	filling time.Time   // when the last one became full
 	calm    *time.Timer // tells drained
 	stop    bool
@@ -117,12 +119,17 @@ func OpenSegments(cfg Config) (*SegmentLog, error) {
 	return l, nil
 }
 
-// list returns the numbers of the segment files in order.
+// list returns the numbers of the segment files in order. It removes spares.
 func (l *SegmentLog) list() (numbers []uint64, err error) {
 	names, err := l.dir.List()
 	for _, name := range names {
 		if n, ok := parseSegmentName(name); ok {
 			numbers = append(numbers, n)
+		}
+		if segment, ok := strings.CutSuffix(name, spareSuffix); ok && err == nil {
+			if _, ok := parseSegmentName(segment); ok {
+				err = l.dir.Remove(name)
+			}
 		}
 	}
 	slices.Sort(numbers)
@@ -243,13 +250,28 @@ func (l *SegmentLog) replay(s *segment, base int64, payload []byte) error {
 	return nil
 }
 
+// create makes the file of a segment that is not begun: of the spare, whose blocks are written already, or of zeroes.
 func (l *SegmentLog) create(number uint64) (*segment, error) {
 	s := &segment{number: number, name: segmentName(number), size: l.cfg.SegmentSize}
-	f, err := l.dir.Create(s.name, s.size)
+	l.fullMu.Lock()
+	old := l.spare
+	l.spare = nil
+	l.fullMu.Unlock()
+	var err error
+	if old != nil {
+		s.file = old.file
+		if err = s.mark(l.cfg.NodeID); err == nil { // before it has its name, under which nothing of another segment may be found
+			err = l.dir.Rename(old.name, s.name)
+		}
+		if err != nil {
+			s.file.Close()
+		}
+	} else {
+		s.file, err = l.dir.Create(s.name, s.size)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", s.name, err)
 	}
-	s.file = f
 	return s, nil
 }
 
@@ -388,6 +410,9 @@ func (l *SegmentLog) Close() error {
 	}
 	for _, s := range open {
 		errs = append(errs, s.file.Close())
+	}
+	if l.spare != nil {
+		errs = append(errs, l.spare.file.Close())
 	}
 	return errors.Join(append(errs, l.settled.Close())...)
 }

@@ -19,12 +19,22 @@ func (l *SegmentLog) settle() {
 	defer l.settler.Done()
 	for {
 		l.fullMu.Lock()
-		for len(l.full) <= l.restingLocked() && !l.stop {
+		for len(l.full) <= l.restingLocked() && !l.stop && (l.spare == nil || l.busyLocked()) {
 			l.drained.Wait()
 		}
 		if l.stop {
 			l.fullMu.Unlock()
 			return
+		}
+		if len(l.full) <= l.restingLocked() { // it is calm, and nothing needs a spare soon
+			spare := l.spare
+			l.spare = nil
+			l.fullMu.Unlock()
+			if err := errors.Join(spare.file.Close(), l.dir.Remove(spare.name)); err != nil {
+				l.fail(fmt.Errorf("remove %s: %w", spare.name, err))
+				return
+			}
+			continue
 		}
 		s := l.full[0]
 		l.fullMu.Unlock()
@@ -43,11 +53,14 @@ func (l *SegmentLog) settle() {
 
 // restingLocked returns how many full segments are left alone for now.
 func (l *SegmentLog) restingLocked() int {
-	if time.Since(l.filling) >= calmAfter {
-		return min(restingCalm, l.cfg.Resting)
+	if l.busyLocked() {
+		return l.cfg.Resting
 	}
-	return l.cfg.Resting
+	return min(restingCalm, l.cfg.Resting)
 }
+
+// busyLocked reports whether a segment has become full a short while ago.
+func (l *SegmentLog) busyLocked() bool { return time.Since(l.filling) < calmAfter }
 
 // move is what has to be done for one group.
 type move struct {
@@ -109,10 +122,25 @@ func (l *SegmentLog) settleOne(s *segment) error {
 	if err != nil {
 		return err
 	}
-	if err := s.file.Close(); err != nil {
-		return err
+	return l.retire(s)
+}
+
+// retire removes a settled segment, or keeps its file for the next one: its blocks are written, so nobody has to write zeroes.
+func (l *SegmentLog) retire(s *segment) error {
+	l.fullMu.Lock()
+	again := l.spare == nil && l.busyLocked() && s.size == l.cfg.SegmentSize
+	l.fullMu.Unlock()
+	if !again {
+		return errors.Join(s.file.Close(), l.dir.Remove(s.name))
 	}
-	return l.dir.Remove(s.name)
+	old := &spare{s.name + spareSuffix, s.file}
+	if err := l.dir.Rename(s.name, old.name); err != nil {
+		return errors.Join(err, s.file.Close())
+	}
+	l.fullMu.Lock()
+	l.spare = old
+	l.fullMu.Unlock()
+	return nil
 }
 
 // forget lets go of a removed group of which neither the bbolt file nor a segment has anything left. A group that is opened or removed again meanwhile stays known; one that comes
