@@ -28,6 +28,7 @@ const (
 // SubscriptionInfo describes a subscription.
 type SubscriptionInfo struct {
 	Name    string             `json:"name"`
+	ID      uint64             `json:"id,omitempty"` // no other of the store ever has it, whatever its name
 	Config  SubscriptionConfig `json:"config"`
 	Created time.Time          `json:"created"`
 	Cursor  uint64             `json:"cursor"` // everything up to this position is acknowledged, parked or not selected
@@ -65,6 +66,7 @@ type SubscriptionFetchResponse struct {
 	Reply
 	Store        string           `json:"store,omitempty"`
 	Subscription string           `json:"subscription,omitempty"`
+	ID           uint64           `json:"id,omitempty"` // of the subscription that delivers; see SubscriptionAckRequest
 	Events       []DeliveredEvent `json:"events"`
 	Lag          uint64           `json:"lag"`
 }
@@ -73,6 +75,9 @@ type SubscriptionFetchResponse struct {
 type SubscriptionAckRequest struct {
 	Positions []uint64 `json:"positions,omitempty"` // at most MaxFetch
 	UpTo      uint64   `json:"up_to,omitempty"`     // every event in flight up to this position
+	// ID is that of the subscription that delivered the events. When it was deleted since, the request is refused, and does nothing to one that was created under its name. 0: whichever
+	// has the name now.
+	ID uint64 `json:"id,omitempty"`
 }
 
 // SubscriptionNackRequest says that events were not processed.
@@ -81,6 +86,7 @@ type SubscriptionNackRequest struct {
 	DelayMS   int      `json:"delay_ms,omitempty"` // not again before so long; 0 to one hour
 	Park      bool     `json:"park,omitempty"`     // give it up at once: it is parked, and the others go on
 	Reason    string   `json:"reason,omitempty"`   // kept with a parked event; at most 256 bytes
+	ID        uint64   `json:"id,omitempty"`       // as in SubscriptionAckRequest
 }
 
 // SubscriptionAckResponse answers ack, nack and replay: how many of the positions it was about.

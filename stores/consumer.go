@@ -18,6 +18,7 @@ type dispatcher struct {
 	store  *Store
 	pusher Pusher         // nil: nothing is pushed
 	wg     sync.WaitGroup // the consumers' goroutines
+	looked func()         // tests: called when a consumer has looked for its subscription
 
 	mu        sync.Mutex // guards what follows
 	term      uint64     // in which this replica serves; 0: it does not
@@ -200,22 +201,26 @@ func (c *consumer) gone() *api.Error {
 
 func (c *consumer) run() {
 	s := c.in.store
+	first := c.messages() // what comes from here on may be about a subscription that is created after we looked
 	sub, _, err := s.machine.Subscription(c.name)
 	if restoring := s.refuseRestoring(); err == nil && restoring != nil { // what is there is a part
 		err = restoring
 	}
+	if c.in.looked != nil {
+		c.in.looked()
+	}
 	if err != nil || sub == nil {
-		c.refuse(sub, err)
+		c.refuse(first, err)
 		return
 	}
 	d := newDelivery(sub, s)
 	defer func() { c.inFlight.Store(0); c.waiting.Store(0) }()
 	if err := d.again(sub); err != nil {
-		d.fail(s.apiError(err))
-		c.refuse(sub, err)
+		c.refuse(first, err)
 		c.restart(&sub.Config, s.apiError(err))
 		return
 	}
+	c.putBack(first)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	lastUse, changed := s.now(), s.machine.Changed()
@@ -280,13 +285,13 @@ func (c *consumer) restart(cfg *api.SubscriptionConfig, failed *api.Error) {
 	}
 }
 
-// refuse answers what came with why there is no delivery.
-func (c *consumer) refuse(sub *fsm.Subscription, err error) {
+// refuse answers what came before the consumer looked with why there is no delivery. What came since goes to a consumer that looks again.
+func (c *consumer) refuse(first []message, err error) {
 	refused := api.ErrSubscriptionNotFound.With("store %s has no subscription %s; create it with write.subscription.create.%s", c.in.store.Name(), c.name, c.name)
 	if err != nil {
 		refused = c.in.store.apiError(err)
 	}
-	for _, m := range c.messages() {
+	for _, m := range first {
 		m.fail(refused)
 	}
 	c.end(false)
@@ -372,23 +377,35 @@ func (c *consumer) confirm() *api.Error {
 
 // propose writes the change. It goes on when it is committed.
 func (c *consumer) propose(d *delivery, p *fsm.SubscriptionProgress) {
-	s := c.in.store
+	s, change := c.in.store, d.underway
 	p.Time = s.now().UnixMicro()
 	s.door.enter(&pending{body: fsm.ChangeBody(p), answer: func(value any) any { return value }, done: func(value any, err *api.Error) {
-		c.take(message{ // when the consumer has ended, it has answered everybody
+		over := func() { // the delivery is, and has left those who wait for the change to us
+			cursor, _ := value.(uint64)
+			change.answer(cursor, err)
+		}
+		m := message{
 			do: func(now *delivery, _ time.Time) *api.Error {
-				if now != d { // it was handed on to the consumer that came after this one, which knows nothing of the change
-					return nil
-				}
-				if err == nil {
+				switch {
+				case now != d: // it was handed on to the consumer that came after this one, which knows nothing of the change
+					over()
+				case err == nil:
 					d.committed(value.(uint64))
+				default:
+					return err
 				}
-				return err
+				return nil
 			},
-			fail: func(*api.Error) {},
-		})
+			fail: func(*api.Error) { over() },
+		}
+		if !c.take(m) {
+			over()
+		}
 	}})
 }
+
+// last implements source.
+func (s *Store) last() uint64 { return s.machine.LastPosition() }
 
 // page implements source.
 func (s *Store) page(after, upTo uint64, limit int, q *api.Query) (fsm.AllPage, error) {

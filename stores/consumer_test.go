@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/raftnode"
 )
 
 // answers counts that every request is answered once.
@@ -178,5 +179,192 @@ func TestPushWaitsForSomebody(t *testing.T) {
 	p.listens.Store(true)
 	if e := <-p.events; e.Position != 1 || e.Attempt != 1 {
 		t.Errorf("pushed: %+v", e)
+	}
+}
+
+// lateLook has the next consumer of a subscription stop when it has looked for the subscription and before it does anything about it, until the test calls goOn.
+func lateLook(s *Store) (looked <-chan struct{}, goOn func()) {
+	x, is, on := &s.subscriptions, make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	x.mu.Lock()
+	x.looked = func() {
+		once.Do(func() {
+			close(is)
+			<-on
+		})
+	}
+	x.mu.Unlock()
+	return is, func() { close(on) }
+}
+
+// createSubscription creates the subscription mail.
+func createSubscription(t *testing.T, s *Store, config api.SubscriptionConfig) *api.SubscriptionCreateResponse {
+	t.Helper()
+	if err := config.Complete(""); err != nil {
+		t.Fatal(err)
+	}
+	var a answers
+	res, err := ask[api.SubscriptionCreateResponse](&a, func(done Done) *api.Error { return s.CreateSubscription("mail", config, done) })
+	if err != nil || !res.Created {
+		t.Fatalf("create: %+v, %v", res, err)
+	}
+	return res
+}
+
+// fetchAll returns what a fetch that does not wait gets.
+func fetchAll(s *Store) (*api.SubscriptionFetchResponse, *api.Error) {
+	var a answers
+	return ask[api.SubscriptionFetchResponse](&a, func(done Done) *api.Error {
+		return s.FetchSubscription("mail", api.SubscriptionFetchRequest{Limit: 10}, time.Now(), done)
+	})
+}
+
+// A consumer that found no subscription refuses what came before it looked. What comes later may come behind the create's answer, and finds the subscription.
+func TestRequestBehindACreateFindsTheSubscription(t *testing.T) {
+	_, s := openLone(t, Config{})
+	looked, goOn := lateLook(s)
+	results := make(chan *api.Error, 2)
+	fetch := func() {
+		if err := s.FetchSubscription("mail", api.SubscriptionFetchRequest{Limit: 1}, time.Now(), func(_ any, err *api.Error) { results <- err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fetch()
+	<-looked
+	createSubscription(t, s, api.SubscriptionConfig{})
+	fetch()
+	goOn()
+	if err := <-results; !errors.Is(err, api.ErrSubscriptionNotFound) {
+		t.Errorf("the fetch before the create: %v", err)
+	}
+	if err := <-results; err != nil {
+		t.Errorf("the fetch behind the create: %v", err)
+	}
+}
+
+// The same of a subscription that pushes: nobody asks for its events, so what has it begin must not be lost. A late acknowledgement of a deleted one of its name has begun the consumer.
+func TestPushBeginsBehindACreate(t *testing.T) {
+	p := &pushed{events: make(chan api.DeliveredEvent, 10)}
+	p.listens.Store(true)
+	_, s := openLone(t, Config{Push: p})
+	if err := appendTo(s, "a", "", 1); err != nil {
+		t.Fatal(err)
+	}
+	looked, goOn := lateLook(s)
+	if err := s.AckSubscription("mail", api.SubscriptionAckRequest{Positions: []uint64{1}}, func(any, *api.Error) {}); err != nil {
+		t.Fatal(err)
+	}
+	<-looked
+	createSubscription(t, s, api.SubscriptionConfig{DeliverSubject: "mail", Ack: api.AckNone})
+	goOn()
+	select {
+	case <-p.events:
+	case <-time.After(10 * time.Second):
+		t.Error("somebody listens, and nothing is pushed")
+	}
+}
+
+// An acknowledgement that says which subscription it is meant for does nothing to another one of the name.
+func TestAckNamesItsSubscription(t *testing.T) {
+	_, s := openLone(t, Config{})
+	var a answers
+	for range 3 {
+		if err := appendTo(s, "a", "", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	created := createSubscription(t, s, api.SubscriptionConfig{})
+	old, err := fetchAll(s)
+	if err != nil || len(old.Events) != 3 || old.ID != created.ID || old.ID == 0 {
+		t.Fatalf("%+v of %d, %v", old, created.ID, err)
+	}
+	if _, err := ask[api.SubscriptionDeleteResponse](&a, func(done Done) *api.Error { return s.DeleteSubscription("mail", done) }); err != nil {
+		t.Fatal(err)
+	}
+	createSubscription(t, s, api.SubscriptionConfig{})
+	ack := func(id uint64) (*api.SubscriptionAckResponse, *api.Error) {
+		return ask[api.SubscriptionAckResponse](&a, func(done Done) *api.Error {
+			return s.AckSubscription("mail", api.SubscriptionAckRequest{ID: id, Positions: []uint64{2}}, done)
+		})
+	}
+	if res, err := ack(old.ID); !errors.Is(err, api.ErrSubscriptionNotFound) {
+		t.Errorf("the ack meant for the deleted one, before anything is delivered: %+v, %v", res, err)
+	}
+	fresh, err := fetchAll(s)
+	if err != nil || len(fresh.Events) != 3 {
+		t.Fatalf("the new one delivers %+v, %v", fresh, err)
+	}
+	if res, err := ack(old.ID); !errors.Is(err, api.ErrSubscriptionNotFound) {
+		t.Errorf("the ack meant for the deleted one, of what is in flight: %+v, %v", res, err)
+	}
+	if res, err := ask[api.SubscriptionAckResponse](&a, func(done Done) *api.Error {
+		return s.NackSubscription("mail", api.SubscriptionNackRequest{ID: old.ID, Positions: []uint64{1}, Park: true}, done)
+	}); !errors.Is(err, api.ErrSubscriptionNotFound) {
+		t.Errorf("a nack meant for the deleted one: %+v, %v", res, err)
+	}
+	if res, err := ack(fresh.ID); err != nil || res.Done != 1 {
+		t.Errorf("the ack meant for the new one: %+v, %v", res, err)
+	}
+}
+
+// lateEntry is an entry whose outcome is known when the test says so.
+type lateEntry struct {
+	proposal
+	known chan error // nil: what comes of it
+}
+
+func (e *lateEntry) Wait() (any, error) {
+	result, err := e.proposal.Wait()
+	if told := <-e.known; told != nil {
+		return nil, told
+	}
+	return result, err
+}
+
+// An acknowledgement whose change is in the log when the term ends is answered with what comes of the change, and not that nothing was written.
+func TestAckUnderWayIsAnsweredWithItsOutcome(t *testing.T) {
+	for _, r := range []struct {
+		name      string
+		told      error
+		want      *api.Error
+		wantAcked uint64
+	}{
+		{"committed", nil, nil, 1},
+		{"unknown", raftnode.ErrOutcomeUnknown, api.ErrOutcomeUnknown, 1}, // here it was written
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			_, s := openLone(t, Config{})
+			if err := appendTo(s, "a", "", 1); err != nil {
+				t.Fatal(err)
+			}
+			createSubscription(t, s, api.SubscriptionConfig{})
+			if _, err := fetchAll(s); err != nil {
+				t.Fatal(err)
+			}
+			known, proposed := make(chan error), make(chan struct{})
+			s.door = newDoor(s, func(entry []byte) (proposal, error) {
+				p, err := s.group.Propose(entry)
+				close(proposed)
+				return &lateEntry{p, known}, err
+			})
+			answer := make(chan *api.Error, 1)
+			if err := s.AckSubscription("mail", api.SubscriptionAckRequest{Positions: []uint64{1}}, func(_ any, err *api.Error) { answer <- err }); err != nil {
+				t.Fatal(err)
+			}
+			<-proposed
+			s.subscriptions.close() // the term ends
+			select {
+			case err := <-answer:
+				t.Fatalf("answered before anything is known: %v", err)
+			default:
+			}
+			known <- r.told
+			if err := <-answer; (err != nil || r.want != nil) && !errors.Is(err, r.want) {
+				t.Errorf("answered %v, want %v", err, r.want)
+			}
+			if sub, _, err := s.machine.Subscription("mail"); err != nil || sub.Acked != r.wantAcked {
+				t.Errorf("%+v, %v", sub, err)
+			}
+		})
 	}
 }

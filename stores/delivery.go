@@ -2,6 +2,7 @@ package stores
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -23,10 +24,9 @@ type delivery struct {
 	floor   uint64 // committed: everything up to here is done or not selected
 	scanned uint64 // everything up to here was looked at
 	end     bool   // nothing lay behind scanned when it was looked at last
-	last    uint64 // position of the store's last event, as far as it was seen
 
 	items    map[uint64]*item // selected, looked at and not done
-	order    []*item          // selected and above the floor, in position order; the first is not done
+	order    []*item          // selected, above the floor and looked at, in position order; the first is not done
 	skip     map[uint64]bool  // above scanned and done
 	attempts map[uint64]int   // above scanned and not done
 	ready    itemHeap         // items that may be delivered, lowest position first
@@ -47,6 +47,8 @@ type delivery struct {
 type source interface {
 	// page reads what the query selects behind the position after and, unless that is 0, up to the position upTo: up to limit events. next is how far it looked.
 	page(after, upTo uint64, limit int, q *api.Query) (fsm.AllPage, error)
+	// last returns the position of the last event there is. It reads nothing.
+	last() uint64
 }
 
 // fetch is a consumer that waits for events.
@@ -65,9 +67,17 @@ type change struct {
 	lazy   bool // also what is only good to know
 }
 
+// answer tells those who wait what came of the change.
+func (c *change) answer(cursor uint64, err *api.Error) {
+	for _, fn := range c.waits {
+		fn(cursor, err)
+	}
+	c.waits = nil
+}
+
 // Bounds of a delivery's memory.
 const (
-	lookAhead     = 4096                   // selected events above the floor, beyond the events in flight: done ones behind one that is not, and waiting ones
+	lookAhead     = 4096                   // selected events above the floor, beyond the events in flight: done ones behind one that is not, and waiting ones; see room
 	prefetch      = 256                    // events that are read before somebody asks
 	prefetchBytes = 1 << 20                // and what they hold; of others the event is read again
 	lookGrace     = 500 * time.Millisecond // so much longer a fetch waits while it is not known whether there is something for it
@@ -81,7 +91,7 @@ const timedOut = "not acknowledged in time"
 
 func newDelivery(s *fsm.Subscription, events source) *delivery {
 	d := &delivery{
-		name: s.Name, id: s.ID, cfg: s.Config, events: events, floor: s.Floor, scanned: s.Floor, last: s.LastPosition, parked: s.Parked,
+		name: s.Name, id: s.ID, cfg: s.Config, events: events, floor: s.Floor, scanned: s.Floor, parked: s.Parked,
 		items: make(map[uint64]*item), skip: make(map[uint64]bool), attempts: make(map[uint64]int), lanes: make(map[string]*lane), tried: make(map[uint64]int),
 		ready:  itemHeap{slot: 0, less: func(a, b *item) bool { return a.position < b.position }},
 		timers: itemHeap{slot: 1, less: func(a, b *item) bool { return a.at.Before(b.at) }},
@@ -98,11 +108,23 @@ func newDelivery(s *fsm.Subscription, events source) *delivery {
 // capacity is how many more events may be in flight.
 func (d *delivery) capacity() int { return max(d.cfg.MaxInFlight-d.flying, 0) }
 
-func (d *delivery) lag() uint64 { return d.last - min(d.floor, d.last) }
+func (d *delivery) lag() uint64 {
+	last := d.events.last()
+	return last - min(d.floor, last)
+}
+
+// room is how many more events may be looked at while the first one that is not done holds the floor. What is done above scanned does not take room: an earlier leader came so far from
+// the same floor and with the same room, so it is among the events that this one may look at too, and they must be looked at for what lies between and is not done.
+func (d *delivery) room() int {
+	if len(d.order) == 0 {
+		return api.MaxReadLimit
+	}
+	return d.cfg.MaxInFlight + lookAhead - len(d.order)
+}
 
 // hungry reports whether more events should be read.
 func (d *delivery) hungry() bool {
-	if len(d.order) > 0 && len(d.order)+len(d.skip) >= d.cfg.MaxInFlight+lookAhead {
+	if d.room() <= 0 {
 		return false
 	}
 	wanted := 0
@@ -121,15 +143,41 @@ func (d *delivery) read() error {
 	if len(d.fetches) > 0 {
 		limit = max(limit, d.fetches[0].limit)
 	}
-	page, err := d.events.page(d.scanned, 0, limit, d.cfg.Query)
+	page, err := d.events.page(d.scanned, 0, min(limit, d.room()), d.cfg.Query)
 	if err != nil {
 		return err
 	}
 	for i := range page.Events {
 		d.see(&page.Events[i])
 	}
-	d.scanned, d.end, d.last = page.Next, page.End, page.LastPosition
+	d.scanned, d.end = page.Next, page.End
+	d.miss()
 	return nil
+}
+
+// miss takes what was looked at and not seen: events that are gone from the store. Those that are done are so in the replicated state too, until the floor is above them, and count there.
+func (d *delivery) miss() {
+	seen := len(d.order)
+	for position := range d.skip {
+		if position <= d.scanned {
+			delete(d.skip, position)
+			d.order = append(d.order, &item{position: position, state: itemDone})
+		}
+	}
+	maps.DeleteFunc(d.attempts, func(position uint64, _ int) bool { return position <= d.scanned })
+	if len(d.order) > seen {
+		slices.SortFunc(d.order, func(a, b *item) int { return cmp.Compare(a.position, b.position) })
+		d.trim()
+	}
+}
+
+// trim takes out what is done and has nothing before it that is not.
+func (d *delivery) trim() {
+	n := 0
+	for n < len(d.order) && d.order[n].state == itemDone {
+		n++
+	}
+	d.order = slices.Delete(d.order, 0, n)
 }
 
 // see takes an event that was looked at for the first time.
@@ -199,7 +247,14 @@ func (d *delivery) drop(it *item) {
 	it.event, it.size = nil, 0
 }
 
-func eventBytes(e *api.Event) int { return len(e.Data) + len(e.DataBase64) + len(e.Metadata) + 256 }
+// eventBytes is about what an event takes, on a page too: there its texts may have twice the bytes, since names, ids, types and tags hold no control characters, and base64 a third more.
+func eventBytes(e *api.Event) int {
+	n := len(e.Data) + len(e.DataBase64) + len(e.Metadata) + len(e.Stream) + len(e.ID) + len(e.Type) + 256
+	for _, tag := range e.Tags {
+		n += len(tag) + 4 // with its quotes and comma
+	}
+	return n
+}
 
 // add begins with an item that waits.
 func (d *delivery) add(it *item) {
@@ -447,18 +502,13 @@ func (d *delivery) wake() (at time.Time) {
 	return at
 }
 
-// fail answers everybody who waits with the error. Nothing may be called afterwards.
+// fail answers everybody who waits with the error, but for those who wait for the change under way: it may be written whatever becomes of the delivery, so they are told what comes of it,
+// by whoever gave it to the store. Nothing may be called afterwards.
 func (d *delivery) fail(err *api.Error) {
 	for _, f := range d.fetches {
 		f.done(nil, 0, err)
 	}
-	waits := d.pending.waits
-	if d.underway != nil {
-		waits = append(waits, d.underway.waits...)
-	}
-	for _, fn := range waits {
-		fn(0, err)
-	}
+	d.pending.answer(0, err)
 	d.fetches, d.pending, d.underway = nil, change{}, nil
 }
 

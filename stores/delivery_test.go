@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,6 +76,8 @@ func (w *world) state() *fsm.Subscription {
 func (w *world) page(after, upTo uint64, limit int, q *api.Query) (fsm.AllPage, error) {
 	return w.machine.ReadAll(fsm.AllQuery{After: after, UpTo: upTo, Limit: limit, MaxBytes: 1 << 20, Query: q})
 }
+
+func (w *world) last() uint64 { return w.machine.LastPosition() }
 
 func (w *world) apply(b fsm.Body) any {
 	w.t.Helper()
@@ -387,32 +391,12 @@ func TestCursorFollowsWhatIsNotSelected(t *testing.T) {
 func TestOneStuckEventBoundsTheRest(t *testing.T) {
 	w := newWorld(t, api.SubscriptionConfig{MaxInFlight: 1000, MaxAttempts: -1})
 	for range 3 {
-		a := fsm.Append{Stream: "s", Expected: api.ExpectAny}
-		for range 4 * lookAhead / 3 {
-			w.events++
-			a.Events = append(a.Events, fsm.EventRecord{ID: fmt.Sprint(w.events), Type: "T"})
-		}
-		w.apply(a.Body())
+		w.fill(4 * lookAhead / 3)
 	}
 	for range 3 {
 		w.fail()
-		for more := true; more; {
-			var r api.SubscriptionAckRequest
-			w.d.fetch(&fetch{limit: 1000, until: w.now, done: func(events []api.DeliveredEvent, _ uint64, _ *api.Error) {
-				for _, e := range events {
-					if e.Position != 1 {
-						r.Positions = append(r.Positions, e.Position)
-					}
-				}
-			}})
-			w.turn()
-			if more = len(r.Positions) > 0; more {
-				w.acknowledge(&r)
-			}
-		}
-		if n := len(w.state().Done); n < lookAhead || n > lookAhead+2000 {
-			t.Fatalf("%d events are done above the floor", n)
-		}
+		w.work(1)
+		want(t, "done above the floor", len(w.state().Done), 1000+lookAhead-1)
 	}
 	want(t, "floor", w.state().Floor, 0)
 	want(t, "the stuck one is acknowledged at last", w.ack(1), 1)
@@ -422,23 +406,200 @@ func TestOneStuckEventBoundsTheRest(t *testing.T) {
 	want(t, "floor", w.state().Floor, acked+1)
 }
 
-func TestFailAnswersEverybody(t *testing.T) {
+// Who waits for the change under way is not told that nothing was written: that is not known yet.
+func TestFailAnswersEverybodyElse(t *testing.T) {
 	w := newWorld(t, api.SubscriptionConfig{})
 	w.append("a", "a")
 	w.fetch(2)
 	fetching := w.wait(1, time.Minute)
-	var refused []error
+	refused := make([]*api.Error, 2)
 	for position := range uint64(2) {
-		if err := w.d.ack(&api.SubscriptionAckRequest{Positions: []uint64{position + 1}}, func(_ int, _ uint64, err *api.Error) { refused = append(refused, err) }); err != nil {
+		if err := w.d.ack(&api.SubscriptionAckRequest{Positions: []uint64{position + 1}}, func(_ int, _ uint64, err *api.Error) { refused[position] = err }); err != nil {
 			t.Fatal(err)
 		}
 		if position == 0 && w.d.next() == nil {
 			t.Fatal("there is nothing to commit")
 		}
 	}
+	underway := w.d.underway
 	w.d.fail(api.ErrNotLeader)
 	want(t, "the fetch", *fetching, "not_leader")
-	if len(refused) != 2 || !errors.Is(refused[0], api.ErrNotLeader) {
+	if refused[0] != nil || !errors.Is(refused[1], api.ErrNotLeader) {
 		t.Errorf("the acks: %v", refused)
+	}
+	underway.answer(0, api.ErrOutcomeUnknown)
+	if !errors.Is(refused[0], api.ErrOutcomeUnknown) {
+		t.Errorf("the ack under way: %v", refused[0])
+	}
+}
+
+// fill appends n events to one stream.
+func (w *world) fill(n int, tags ...string) {
+	a := fsm.Append{Stream: "s", Expected: api.ExpectAny}
+	for range n {
+		w.events++
+		a.Events = append(a.Events, fsm.EventRecord{ID: fmt.Sprint(w.events), Type: "T", Tags: tags})
+	}
+	w.apply(a.Body())
+	w.d.end = false
+}
+
+// take fetches, and returns what it gets.
+func (w *world) take(limit int) (got []api.DeliveredEvent) {
+	w.t.Helper()
+	w.d.fetch(&fetch{limit: limit, until: w.now, done: func(events []api.DeliveredEvent, _ uint64, _ *api.Error) { got = events }})
+	w.turn()
+	return got
+}
+
+// takeAll fetches until there is nothing more, and returns the positions.
+func (w *world) takeAll() (positions []uint64) {
+	w.t.Helper()
+	for got := w.take(1000); len(got) > 0; got = w.take(1000) {
+		for i := range got {
+			positions = append(positions, got[i].Position)
+		}
+	}
+	return positions
+}
+
+// work fetches and acknowledges until there is nothing more, all but the stuck ones, which stay in flight.
+func (w *world) work(stuck ...uint64) {
+	w.t.Helper()
+	for got := w.take(1000); len(got) > 0; got = w.take(1000) {
+		var r api.SubscriptionAckRequest
+		for i := range got {
+			if !slices.Contains(stuck, got[i].Position) {
+				r.Positions = append(r.Positions, got[i].Position)
+			}
+		}
+		if len(r.Positions) > 0 {
+			w.acknowledge(&r)
+		}
+	}
+}
+
+// What was acknowledged is not delivered again, however much the leader that is gone had delivered, and however much of it is done.
+func TestNextLeaderTakesEveryAcknowledgement(t *testing.T) {
+	t.Run("many are in flight", func(t *testing.T) {
+		w := newWorld(t, api.SubscriptionConfig{MaxInFlight: api.MaxInFlight})
+		w.fill(api.MaxInFlight)
+		got := w.takeAll()
+		want(t, "in flight", len(got), api.MaxInFlight)
+		w.fail()
+		for page := range slices.Chunk(got, api.MaxFetch) {
+			want(t, "acknowledged", w.ack(page...), len(page))
+		}
+		want(t, "delivered again", len(w.takeAll()), 0)
+		w.pass(lazyAfter)
+		want(t, "floor", w.state().Floor, api.MaxInFlight)
+	})
+	t.Run("one is stuck", func(t *testing.T) {
+		w := newWorld(t, api.SubscriptionConfig{MaxInFlight: 10, MaxAttempts: -1})
+		w.fill(lookAhead + 5)
+		w.work(1, lookAhead+4, lookAhead+5)
+		want(t, "done", len(w.state().Done), lookAhead+2)
+		w.fail()
+		want(t, "acknowledged", w.ack(lookAhead+4, lookAhead+5), 2)
+		want(t, "delivered again", fmt.Sprint(w.takeAll()), "[1]")
+	})
+}
+
+// A stuck event holds up what lies too far behind it, and nothing nearer: not at the next leader either, which finds all of it done but for what is in flight.
+func TestStuckEventHoldsUpNothingNearer(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxInFlight: 10, MaxAttempts: -1})
+	const room = 10 + lookAhead
+	w.fill(2 * room)
+	for range 3 {
+		w.work(1, 3000)
+		want(t, "looked at", w.d.scanned, room)
+		want(t, "done above the floor", len(w.state().Done), room-2)
+		w.fail()
+		want(t, "delivered again", fmt.Sprint(w.takeAll()), "[1 3000]")
+		w.fail()
+	}
+}
+
+// What is done and then gone from the store still counts in the replicated state: it is not forgotten before the floor is above it, and not kept for longer.
+func TestDoneEventsThatAreGone(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxInFlight: 10, MaxAttempts: -1})
+	w.append("a", "s", "a")
+	w.fill(2 * lookAhead)
+	w.work(1, 2, 3)
+	want(t, "done", len(w.state().Done), 10+lookAhead-3)
+	w.apply(fsm.ChangeBody(&fsm.StreamChange{Op: fsm.StreamDelete, Stream: "s", Expected: api.ExpectAny}))
+	for range 2 {
+		w.fail()
+		want(t, "delivered again", fmt.Sprint(w.takeAll()), "[1 3]")
+		want(t, "kept of what was looked at", len(w.d.skip), 0)
+		want(t, "counted", len(w.d.order), 10+lookAhead-1) // the second was not done, and is gone
+	}
+	want(t, "acknowledged", w.ack(1, 3), 2)
+	w.turn()
+	w.pass(lazyAfter)
+	want(t, "in order", len(w.d.order), 0)
+	want(t, "done above the floor", len(w.state().Done), 0)
+}
+
+// Acknowledgements of what nobody delivered are refused when they would fill the state, and say so.
+func TestAcknowledgementsAheadAreBounded(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{})
+	w.fill(10_000)
+	w.fill(10_000)
+	w.fill(14_000)
+	var refused *api.Error
+	acked := 0
+	for position := uint64(1); refused == nil; position += api.MaxFetch {
+		r := api.SubscriptionAckRequest{}
+		for i := range uint64(api.MaxFetch) {
+			r.Positions = append(r.Positions, position+i)
+		}
+		if err := w.d.ack(&r, func(n int, _ uint64, err *api.Error) { acked, refused = acked+n, err }); err != nil {
+			t.Fatal(err)
+		}
+		w.turn()
+	}
+	if !errors.Is(refused, api.ErrOverloaded) {
+		t.Errorf("refused with %v", refused)
+	}
+	want(t, "acknowledged", acked, fsm.MaxDone/api.MaxFetch*api.MaxFetch)
+	want(t, "in the state", len(w.state().Done), acked)
+	want(t, "it goes on with what is left", w.fetch(1), fmt.Sprintf("%d/1 ", acked+1))
+}
+
+// The lag of a fetch is that of the moment, also when its events were read before.
+func TestLagIsOfNow(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{})
+	lag := func() (l uint64) {
+		w.d.fetch(&fetch{limit: 1, until: w.now, done: func(_ []api.DeliveredEvent, n uint64, _ *api.Error) { l = n }})
+		w.turn()
+		return l
+	}
+	w.fill(300)
+	want(t, "lag", lag(), 300)
+	w.fill(500)
+	want(t, "lag", lag(), 800)
+}
+
+// Events that come back are no more on a page than events that are read: with their tags, also such as take twice the bytes on it.
+func TestPageCountsTags(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{AckWaitMS: 1000})
+	tags := make([]string, api.MaxTags)
+	for i := range tags {
+		tags[i] = strings.Repeat(`"`, api.MaxTag)
+	}
+	w.fill(300, tags...)
+	want(t, "delivered", len(w.takeAll()), 300)
+	w.pass(time.Second)
+	for left := 300; left > 0; {
+		got := w.take(1000)
+		if len(got) == 0 {
+			t.Fatalf("%d do not come again", left)
+		}
+		left -= len(got)
+		page, err := api.Marshal(&api.SubscriptionFetchResponse{Events: got})
+		if err != nil || len(page) > 5*api.MaxPageBytes/2 {
+			t.Fatalf("a page of %d events has %d bytes, %v", len(got), len(page), err)
+		}
 	}
 }

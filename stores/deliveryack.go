@@ -12,6 +12,17 @@ import (
 // ack acknowledges events: those in flight, those that were and have to be delivered again, and those that this leader has not come to yet, which an earlier one
 // delivered. done is called when that is committed.
 func (d *delivery) ack(r *api.SubscriptionAckRequest, done func(n int, cursor uint64, err *api.Error)) error {
+	early := 0
+	for _, position := range r.Positions {
+		if d.early(position) {
+			early++
+		}
+	}
+	if early > 0 && len(d.order)+len(d.skip)+early > fsm.MaxDone { // never what an earlier leader delivered: that is max_in_flight at most, of what it had room for
+		done(0, 0, api.ErrOverloaded.With("%d events above the cursor of subscription %s are acknowledged or wait, and %d of the positions were not delivered; acknowledge what was; nothing was written",
+			len(d.order)+len(d.skip), d.name, early))
+		return nil
+	}
 	n := 0
 	for _, position := range r.Positions {
 		it := d.items[position]
@@ -19,7 +30,7 @@ func (d *delivery) ack(r *api.SubscriptionAckRequest, done func(n int, cursor ui
 		case it != nil && it.state != itemSettles:
 			d.settle(it)
 			n++
-		case it == nil && position > d.scanned && !d.skip[position] && len(d.skip) < lookAhead:
+		case it == nil && d.early(position):
 			e, err := d.one(position, d.cfg.Query)
 			if err != nil {
 				return err
@@ -41,6 +52,9 @@ func (d *delivery) ack(r *api.SubscriptionAckRequest, done func(n int, cursor ui
 	d.await(func(cursor uint64, err *api.Error) { done(n, cursor, err) })
 	return nil
 }
+
+// early reports whether this leader has not come to the position, and does not know it as done.
+func (d *delivery) early(position uint64) bool { return position > d.scanned && !d.skip[position] }
 
 // inFlight returns the items in flight up to the position.
 func (d *delivery) inFlight(upTo uint64) []*item {
@@ -77,10 +91,7 @@ func (d *delivery) next() *fsm.SubscriptionProgress {
 	}
 	c := &d.pending
 	if len(c.acked)+len(c.parked) == 0 && len(d.tried) == 0 && !c.lazy {
-		for _, fn := range c.waits { // nothing to write, and all before is committed
-			fn(d.floor, nil)
-		}
-		c.waits = nil
+		c.answer(d.floor, nil) // nothing to write, and all before is committed
 		return nil
 	}
 	if len(c.acked)+len(c.parked)+len(c.waits) == 0 && !c.lazy { // attempts that nobody waits for
@@ -129,12 +140,6 @@ func (d *delivery) committed(floor uint64) {
 			}
 		}
 	}
-	n := 0
-	for n < len(d.order) && d.order[n].state == itemDone {
-		n++
-	}
-	d.order = slices.Delete(d.order, 0, n)
-	for _, fn := range c.waits {
-		fn(floor, nil)
-	}
+	d.trim()
+	c.answer(floor, nil)
 }

@@ -91,6 +91,7 @@ func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, u
 	if c, _ := s.subscriptions.find(name); c != nil && c.waiting.Load() >= maxWaiting {
 		return api.ErrOverloaded.With("%d fetches wait at subscription %s; slow down and retry", maxWaiting, name)
 	}
+	id := uint64(0)
 	f := &fetch{limit: r.Limit, until: until, done: func(events []api.DeliveredEvent, lag uint64, err *api.Error) {
 		if err != nil {
 			done(nil, err)
@@ -100,11 +101,12 @@ func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, u
 			events = []api.DeliveredEvent{}
 		}
 		done(&api.SubscriptionFetchResponse{
-			Reply: api.Reply{Type: api.TypeSubscriptionFetch}, Store: s.Name(), Subscription: name, Events: events, Lag: lag,
+			Reply: api.Reply{Type: api.TypeSubscriptionFetch}, Store: s.Name(), Subscription: name, ID: id, Events: events, Lag: lag,
 		}, nil)
 	}}
 	return s.subscriptions.tell(name, message{
 		do: func(d *delivery, _ time.Time) *api.Error {
+			id = d.id
 			d.fetch(f)
 			return nil
 		},
@@ -120,7 +122,7 @@ func (s *Store) AckSubscription(name string, r api.SubscriptionAckRequest, done 
 	if err := r.Check(); err != nil {
 		return err
 	}
-	return s.tellAck(name, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error { return d.ack(&r, done) })
+	return s.tellAck(name, r.ID, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error { return d.ack(&r, done) })
 }
 
 // NackSubscription says that events were not processed. The result is an *api.SubscriptionAckResponse, when that is committed.
@@ -128,7 +130,7 @@ func (s *Store) NackSubscription(name string, r api.SubscriptionNackRequest, don
 	if err := r.Check(); err != nil {
 		return err
 	}
-	return s.tellAck(name, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
+	return s.tellAck(name, r.ID, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
 		d.nack(now, &r, done)
 		return nil
 	})
@@ -136,13 +138,14 @@ func (s *Store) NackSubscription(name string, r api.SubscriptionNackRequest, don
 
 // ExtendSubscription gives the consumer of an event that is in flight more time. The result is an *api.SubscriptionAckResponse.
 func (s *Store) ExtendSubscription(name string, position uint64, done Done) *api.Error {
-	return s.tellAck(name, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
+	return s.tellAck(name, 0, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
 		done(d.extend(now, position), d.floor, nil)
 		return nil
 	})
 }
 
-func (s *Store) tellAck(name string, answer Done, do func(d *delivery, now time.Time, done func(n int, cursor uint64, err *api.Error)) error) *api.Error {
+// tellAck tells the subscription's consumer of an acknowledgement. One that is meant for a subscription of another id than the present one has is refused; id 0 is meant for whichever there is.
+func (s *Store) tellAck(name string, id uint64, answer Done, do func(d *delivery, now time.Time, done func(n int, cursor uint64, err *api.Error)) error) *api.Error {
 	done, refused := answer, func() {}
 	if c, _ := s.subscriptions.find(name); c != nil {
 		if c.acks.Add(1) > maxAcks {
@@ -157,6 +160,10 @@ func (s *Store) tellAck(name string, answer Done, do func(d *delivery, now time.
 	}
 	err := s.subscriptions.tell(name, message{
 		do: func(d *delivery, now time.Time) *api.Error {
+			if id != 0 && id != d.id {
+				done(nil, api.ErrSubscriptionNotFound.With("the subscription %s of store %s that has the id %d was deleted, and the one that was created under its name has the id %d; nothing was done", name, s.Name(), id, d.id))
+				return nil
+			}
 			err := do(d, now, func(n int, cursor uint64, err *api.Error) {
 				if err != nil {
 					done(nil, err)
@@ -183,7 +190,7 @@ func (s *Store) ackResponse(name string, n int, cursor uint64) *api.Subscription
 
 func (s *Store) subscriptionInfo(sub *fsm.Subscription) api.SubscriptionInfo {
 	info := api.SubscriptionInfo{
-		Name: sub.Name, Config: sub.Config, Created: sub.Created, Cursor: sub.Floor, Lag: sub.LastPosition - min(sub.Floor, sub.LastPosition), Parked: sub.Parked, Acked: sub.Acked,
+		Name: sub.Name, ID: sub.ID, Config: sub.Config, Created: sub.Created, Cursor: sub.Floor, Lag: sub.LastPosition - min(sub.Floor, sub.LastPosition), Parked: sub.Parked, Acked: sub.Acked,
 	}
 	if c, serving := s.subscriptions.find(sub.Name); serving {
 		info.InFlight, info.Waiting = new(int), new(int)
@@ -254,7 +261,7 @@ func (s *Store) Parked(ctx context.Context, name string, r api.ParkedRequest) (*
 		if len(page.Events) > 0 && page.Events[0].Position == p.Position {
 			e.Event = page.Events[0]
 		}
-		if size += eventBytes(&e.Event); size > api.MaxPageBytes && len(res.Events) > 0 {
+		if size += eventBytes(&e.Event) + len(p.Reason); size > api.MaxPageBytes && len(res.Events) > 0 {
 			res.End = false
 			break
 		}

@@ -56,6 +56,13 @@ func (f *FSM) StreamsNow() uint64 {
 	return f.state.streams
 }
 
+// LastPosition returns the position of the last event. It does not need the file.
+func (f *FSM) LastPosition() uint64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.state.position
+}
+
 // HasEvent reports whether there is an event with the id. It takes turns with the entries that are applied: it is for rare questions.
 func (f *FSM) HasEvent(id string) (has bool, err error) {
 	leave, err := f.enter()
