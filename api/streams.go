@@ -42,7 +42,7 @@ type StreamStateResponse struct {
 	Reply
 	Store string `json:"store,omitempty"`
 	StreamState
-	Changed bool   `json:"changed,omitempty"` // the write changed something; false when it was so already, as after a retry
+	Changed bool   `json:"changed"` // the write changed something; false when it was so already, as after a retry
 	Applied uint64 `json:"applied,omitempty"`
 }
 

@@ -119,7 +119,8 @@ func (s *Store) tooFull(l *api.Limits) *api.Error {
 		s.Name(), n, l.MaxBytes, s.raise("max-bytes"))
 }
 
-// admitBytes refuses what is not an append when the store is full.
+// admitBytes refuses what is not an append when the store is full. Whoever asks looks then whether it is there already, as admit does: who sends something again, or says what is so, is
+// not told that nothing was written.
 func (s *Store) admitBytes() *api.Error {
 	if l := s.Limits(); l.MaxBytes > 0 {
 		return s.tooFull(&l)

@@ -74,6 +74,63 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestChangesThatAreThereInAFullStore: what is not an append is held against the limits only when it would write something. Every consumer may create its subscription when it starts, and
+// whoever lost an answer may send his change again.
+func TestChangesThatAreThereInAFullStore(t *testing.T) {
+	_, s := openLone(t, Config{})
+	if err := appendTo(s, "cart", "", 1); err != nil {
+		t.Fatal(err)
+	}
+	var a answers
+	create := func(config api.SubscriptionConfig) (*api.SubscriptionCreateResponse, *api.Error) {
+		if err := config.Complete(""); err != nil {
+			t.Fatal(err)
+		}
+		return ask[api.SubscriptionCreateResponse](&a, func(done Done) *api.Error { return s.CreateSubscription("mail", config, done) })
+	}
+	metadata := func(custom string) (*api.StreamStateResponse, *api.Error) {
+		return ask[api.StreamStateResponse](&a, func(done Done) *api.Error {
+			return s.PutStreamMetadata("cart", api.StreamMetadataRequest{Custom: []byte(custom)}, done)
+		})
+	}
+	snapshot := func(r api.SnapshotPutRequest) (*api.SnapshotPutResponse, *api.Error) {
+		return ask[api.SnapshotPutResponse](&a, func(done Done) *api.Error { return s.PutSnapshot("cart", r, done) })
+	}
+	first := func(what string, err *api.Error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(what, err)
+		}
+	}
+	_, err := create(api.SubscriptionConfig{})
+	first("create", err)
+	_, err = metadata(`{"a": 1}`)
+	first("metadata", err)
+	_, err = snapshot(api.SnapshotPutRequest{Data: []byte("1")})
+	first("snapshot", err)
+	s.SetLimits(api.Limits{MaxBytes: 1})
+	if r, err := create(api.SubscriptionConfig{}); err != nil || r.Created {
+		t.Errorf("create again: %+v, %v", r, err)
+	}
+	if _, err := create(api.SubscriptionConfig{Ordered: true}); !errors.Is(err, api.ErrSubscriptionExists) {
+		t.Errorf("create another one of the name: %v", err)
+	}
+	if r, err := metadata(`{"a":1}`); err != nil || r.Changed {
+		t.Errorf("metadata again: %+v, %v", r, err)
+	}
+	if r, err := snapshot(api.SnapshotPutRequest{Data: []byte("1")}); err != nil || !r.Replaced {
+		t.Errorf("snapshot again: %+v, %v", r, err)
+	}
+	if _, err := metadata(`{"a":2}`); !errors.Is(err, api.ErrStoreFull) {
+		t.Errorf("other metadata: %v", err)
+	}
+	for _, r := range []api.SnapshotPutRequest{{Data: []byte("2")}, {DataBase64: []byte("1")}, {Data: []byte("1"), Type: "T"}, {Data: []byte("1"), Metadata: []byte(`{}`)}} {
+		if _, err := snapshot(r); !errors.Is(err, api.ErrStoreFull) {
+			t.Errorf("another snapshot, %+v: %v", r, err)
+		}
+	}
+}
+
 // TestLimitsAndRetries: an append that was taken is still answered with its first result when it comes again after the store became full, or its limits lower.
 func TestLimitsAndRetries(t *testing.T) {
 	_, s := openLone(t, Config{})

@@ -51,11 +51,10 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	if r.From != nil {
 		q.From = *r.From
 	}
-	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
+	if err := withSnapshot(&r, &q); err != nil {
 		return nil, err
 	}
-	snapshot, err := s.withSnapshot(stream, &r, &q)
-	if err != nil {
+	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
 	var page fsm.StreamPage
@@ -67,18 +66,9 @@ func (s *Store) ReadStream(ctx context.Context, stream string, r api.ReadStreamR
 	if err != nil {
 		return nil, err
 	}
-	if snapshot != nil { // a stream that was deleted meanwhile has lost its snapshots, and what is behind them may be of another life
-		still, _, err := s.machine.AggregateSnapshot(stream, snapshot.Version)
-		if err != nil {
-			return nil, s.apiError(err)
-		}
-		if still == nil || still.Version != snapshot.Version {
-			return s.ReadStream(ctx, stream, r)
-		}
-	}
 	last := page.LastVersion
 	return &api.ReadResponse{
-		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Incarnation: s.spec.Incarnation, Stream: stream, Snapshot: snapshot, Events: notNil(page.Events),
+		Reply: api.Reply{Type: api.TypeRead}, Store: s.Name(), Incarnation: s.spec.Incarnation, Stream: stream, Snapshot: page.Snapshot, Events: notNil(page.Events),
 		Next: page.Next, End: page.End, LastVersion: &last, LastPosition: page.LastPosition, Applied: page.Applied,
 	}, nil
 }
@@ -192,11 +182,11 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
+	applied, _ := s.machine.Applied() // before the page, which may show more than that and never less
 	page, next, end, err := s.machine.Streams(r.Prefix, r.After, limit)
 	if err != nil {
 		return nil, s.apiError(err)
 	}
-	applied, _ := s.machine.Applied()
 	res := &api.StreamsResponse{Reply: api.Reply{Type: api.TypeStreams}, Store: s.Name(), Streams: page, End: end, Applied: applied}
 	if page == nil {
 		res.Streams = []api.StreamInfo{}

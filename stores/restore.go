@@ -25,6 +25,9 @@ func (s *Store) Restore(r api.RestoreRequest, done Done) *api.Error {
 	default:
 		return api.ErrBadRequest.With("step %q is not known; there are %s", r.Step, strings.Join([]string{api.RestoreBegin, api.RestoreEvents, api.RestoreKeys, api.RestoreEnd}, ", "))
 	}
+	if err := c.Check(); err != nil {
+		return err
+	}
 	return s.change(c, func(value any) any {
 		v := value.(fsm.RestoreResult)
 		if v.Done {

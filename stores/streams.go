@@ -1,6 +1,7 @@
 package stores
 
 import (
+	"bytes"
 	"context"
 
 	"github.com/quorate/quorate/api"
@@ -32,12 +33,31 @@ func (s *Store) PutStreamMetadata(stream string, r api.StreamMetadataRequest, do
 	if err := r.Check(); err != nil {
 		return err
 	}
-	if err := s.admitBytes(); err != nil && len(r.Custom) > 0 {
-		return err
-	}
-	return s.changeStream(&fsm.StreamChange{
+	c := &fsm.StreamChange{
 		Op: fsm.StreamMetadata, Stream: stream, Expected: orAny(r.ExpectedVersion), MaxAge: r.MaxAge, MaxCount: r.MaxCount, Custom: api.CompactJSON(r.Custom),
-	}, done)
+	}
+	if len(c.Custom) > 0 {
+		if err := s.admitMetadata(c); err != nil {
+			return err
+		}
+	}
+	return s.changeStream(c, done)
+}
+
+// admitMetadata refuses metadata when the store is full, unless the stream has them already.
+func (s *Store) admitMetadata(c *fsm.StreamChange) *api.Error {
+	refused := s.admitBytes()
+	if refused == nil {
+		return nil
+	}
+	state, _, _, err := s.machine.StreamState(c.Stream)
+	switch {
+	case err != nil:
+		return s.apiError(err)
+	case state.MaxAge != c.MaxAge || state.MaxCount != c.MaxCount || !bytes.Equal(state.Custom, c.Custom):
+		return refused
+	}
+	return nil
 }
 
 func (s *Store) changeStream(c *fsm.StreamChange, done Done) *api.Error {

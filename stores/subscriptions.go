@@ -20,7 +20,11 @@ func (s *Store) CreateSubscription(name string, config api.SubscriptionConfig, d
 		return api.ErrTooLarge.With("the config has %d bytes; at most %d are allowed; use a shorter query, with prefixes for instance", len(raw), api.MaxSubscriptionConfig)
 	}
 	if err := s.admitBytes(); err != nil {
-		return err
+		if there, _, lerr := s.machine.Subscription(name); lerr != nil {
+			return s.apiError(lerr)
+		} else if there == nil { // else it is answered as what it is, and nothing is written
+			return err
+		}
 	}
 	return s.change(&fsm.SubscriptionCreate{Name: name, Time: s.now().UnixMicro(), Config: raw}, func(value any) any {
 		v := value.(fsm.SubscriptionCreated)

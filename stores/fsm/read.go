@@ -19,6 +19,10 @@ type StreamQuery struct {
 	MaxBytes int    // a page ends when it has so many bytes of data; it has at least one event
 	Backward bool
 	Now      int64 // Unix microseconds, for maximal ages; 0: no event is too old
+
+	Snapshot   bool   // also the newest snapshot that is not above SnapshotAt
+	SnapshotAt uint64 // a version
+	Behind     bool   // with Snapshot: begin behind the snapshot that is found, whatever From says
 }
 
 // AllQuery asks for a page of the store.
@@ -36,6 +40,7 @@ type AllQuery struct {
 
 // StreamPage is a page of a stream, of one consistent state.
 type StreamPage struct {
+	Snapshot     *api.Snapshot // when it was asked for and there is one
 	Events       []api.Event
 	Next         uint64 // From of the page that follows
 	End          bool
@@ -64,6 +69,14 @@ func (f *FSM) ReadStream(stream string, q StreamQuery) (page StreamPage, err err
 			return gone
 		}
 		page = StreamPage{LastVersion: int64(h.count) - 1, LastPosition: v.st.position, Applied: v.st.applied}
+		if q.Snapshot { // of the same state as the events: one that is newer or older leaves a gap, or belongs to a former life of the stream
+			if page.Snapshot, err = v.snapshot(stream, q.SnapshotAt); err != nil {
+				return err
+			}
+			if page.Snapshot != nil && q.Behind {
+				q.From = page.Snapshot.Version + 1
+			}
+		}
 		p := pager{limit: q.Limit, maxBytes: q.MaxBytes}
 		see := v.sight(q.Now, func(*record) (string, error) { return stream, nil })
 		if q.Backward {

@@ -313,8 +313,8 @@ func (a *applier) checkRestored(page []api.BackupEvent) (writes []restored, refu
 	return writes, nil, nil
 }
 
-// checkRestored refuses an event that nobody could have appended: a page may be made up, and what is not checked here ends every replica later, say with a type that is too long
-// for a key, or makes pages that cannot be read.
+// checkRestored refuses an event that nobody could have appended: a page may be made up, and what is checked neither here nor by the leader (RestoreChange.Check) ends every replica
+// later, say with a type that is too long for a key, or makes pages that cannot be read.
 func (rec *record) checkRestored() *api.Error {
 	e := &rec.event
 	if err := api.CheckEventID(e.ID); err != nil || rec.stub {
@@ -403,7 +403,8 @@ func (a *applier) checkRestoredStream(k *api.BackupKey) (*api.Error, error) {
 	return nil, nil
 }
 
-// checkRestoredKeys refuses to end a restore with keys that this program cannot read: those of a newer version, or of a file that was made up.
+// checkRestoredKeys refuses to end a restore with keys that this program cannot read: those of a newer version, or of a file that was made up. More of what such a file may hold was refused
+// by the leader, page by page.
 func (a *applier) checkRestoredKeys() (refused *api.Error, err error) {
 	v, err := a.view(true)
 	if err != nil {

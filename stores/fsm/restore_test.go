@@ -1,8 +1,10 @@
 package fsm
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -349,6 +351,131 @@ func TestRestoreRefusesEventsThatNobodyCouldAppend(t *testing.T) {
 		if err := errors.Join(f.Flush(), f.Verify()); err != nil {
 			t.Errorf("%s: %v", row.name, err)
 		}
+	}
+}
+
+// What apply lets pass, the leader refuses before it proposes: keys that end every replica when they are needed, and what makes pages that cannot be read. Whatever a store may have passes.
+func TestLeaderRefusesForgedPages(t *testing.T) {
+	const late = 1 << 60 // µs, far behind the year 9999
+	event := func(time int64) *RestoreChange {
+		e := ev("a")
+		var page api.BackupEvents
+		page.Add(&api.BackupEvent{Position: 1, Stream: "s", Time: time, Body: e.encode(nil)})
+		return &RestoreChange{Op: RestoreEvents, Page: page.Encode()}
+	}
+	key := func(key string, value []byte) *RestoreChange {
+		var page api.BackupKeys
+		page.Add([]byte(key), value)
+		return &RestoreChange{Op: RestoreKeys, Page: page.Encode()}
+	}
+	snapshot := func(time int64, c SnapshotChange) []byte { return c.encodeBody(binary.AppendVarint(nil, time)) }
+	parked := func(time int64) []byte { return appendBytes(binary.AppendVarint([]byte{3}, time), "why") }
+	config := func(time int64) []byte { return appendBytes(binary.AppendVarint([]byte{1}, time), "{}") }
+	custom := func(text string) []byte { return (&streamState{custom: []byte(text)}).encode(nil) }
+	for _, r := range []struct {
+		name string
+		c    *RestoreChange
+		fine bool
+	}{
+		{"an event", event(testTime), true},
+		{"an event before 1970", event(-testTime), true},
+		{"an event far in the future", event(late), false},
+		{"an event far in the past", event(-late), false},
+		{"the last id of a subscription", key("u", binary.AppendUvarint(nil, 7)), true},
+		{"one that cannot be read", key("u", []byte{0x80}), false},
+		{"none", key("u", nil), false},
+		{"one with something behind it", key("u", []byte{1, 1}), false},
+		{"one behind which there is none", key("u", binary.AppendUvarint(nil, math.MaxUint64)), false},
+		{"a subscription", key("umail", config(testTime)), true},
+		{"one created far in the future", key("umail", config(late)), false},
+		{"one of no possible name", key("umail\x00x", config(testTime)), false},
+		{"progress of no name", key("w", []byte{1}), false},
+		{"a parked event", key(parkedKey("mail", 1), parked(testTime)), true},
+		{"one that cannot be read", key(parkedKey("mail", 1), []byte{0x80}), false},
+		{"one parked far in the future", key(parkedKey("mail", 1), parked(late)), false},
+		{"one without a position", key("pmail\x00", parked(testTime)), false},
+		{"a snapshot", key(snapshotKey("s", 1), snapshot(testTime, SnapshotChange{JSON: true, Data: []byte(`{}`)})), true},
+		{"one that is bytes", key(snapshotKey("s", 1), snapshot(testTime, SnapshotChange{Data: []byte{0}})), true},
+		{"one that is not the JSON it says it is", key(snapshotKey("s", 1), snapshot(testTime, SnapshotChange{JSON: true, Data: []byte{0}})), false},
+		{"one of far in the future", key(snapshotKey("s", 1), snapshot(late, SnapshotChange{})), false},
+		{"one of no stream", key(snapshotKey("", 1), snapshot(testTime, SnapshotChange{})), false},
+		{"metadata of a stream", key(streamKey("s"), custom(`{"a":1}`)), true},
+		{"metadata that is not JSON", key(streamKey("s"), custom(`{`)), false},
+		{"metadata of no stream", key(streamKey("s t"), custom(`{}`)), false},
+	} {
+		if err := r.c.Check(); (err == nil) != r.fine || err != nil && !errors.Is(err, api.ErrRestoreRefused) {
+			t.Errorf("%s: %v", r.name, err)
+		}
+	}
+	b := backUp(t, filledWithAll(t), "r", 500)
+	for _, c := range append(b.events, b.keys...) {
+		if err := c.Check(); err != nil {
+			t.Errorf("a page of a backup: %v", err)
+		}
+	}
+}
+
+// filledWithAll is filled with keys of every kind.
+func filledWithAll(t *testing.T) *FSM {
+	f := filled(t)
+	var config api.SubscriptionConfig
+	if err := config.Complete(""); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := api.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []Change{
+		&StreamChange{Op: StreamMetadata, Stream: "s1", Expected: api.ExpectAny, Time: testTime, MaxCount: 10, Custom: []byte(`{"a":1}`)},
+		&SubscriptionCreate{Name: "mail", Time: testTime, Config: raw},
+		&SubscriptionProgress{Name: "mail", ID: 1, Time: testTime, Acked: []uint64{2}, Parked: []Park{{Attempt: Attempt{Position: 1, N: 3}, Reason: "why"}}},
+	} {
+		if _, err := take(t, f, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+// A backup may hold stubs whose stream's state it does not: of events that were scavenged while it was made. A stub is no event, also where no stream has a state and nothing else is hidden.
+func TestStubsAreHiddenWhereNoStreamHasAState(t *testing.T) {
+	from := openNew(t)
+	for i := range 100 {
+		mustApply(t, from, cmd("s", api.ExpectAny, fmt.Sprint("e", i)))
+	}
+	if _, err := take(t, from, &StreamChange{Op: StreamTruncate, Stream: "s", Before: 90, Expected: api.ExpectAny, Time: testTime}); err != nil {
+		t.Fatal(err)
+	}
+	for more := true; more; {
+		did, err := from.Scavenge()
+		if err != nil {
+			t.Fatal(err)
+		}
+		more = did.More
+	}
+	b := backUp(t, from, "r", 1<<20)
+	b.end.Keys, b.end.KeysDigest = 0, api.Digest{}
+	to := openAt(t, filepath.Join(t.TempDir(), "state.db")) // Verify would say that the stubs should be events
+	defer to.Close()
+	for _, c := range append(append([]*RestoreChange{{Op: RestoreBegin, Restore: "r"}}, b.events...), &b.end) {
+		if _, err := take(t, to, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(what string, events []api.Event, err error) {
+		t.Helper()
+		if err != nil || len(events) != 10 || events[0].Type == "" || events[9].Type == "" {
+			t.Errorf("%s: %d events, %v; want the 10 that are whole", what, len(events), err)
+		}
+	}
+	for _, backward := range []bool{false, true} {
+		stream, err := to.ReadStream("s", StreamQuery{Limit: noLimit, MaxBytes: noLimit, Backward: backward, FromEnd: backward})
+		check("the stream", stream.Events, err)
+		all, err := to.ReadAll(AllQuery{Limit: noLimit, MaxBytes: noLimit, Backward: backward, FromEnd: backward})
+		check("the store", all.Events, err)
+		found, err := to.ReadAll(AllQuery{Limit: noLimit, MaxBytes: noLimit, Backward: backward, FromEnd: backward, Query: &api.Query{Items: []api.QueryItem{{StreamPrefixes: []string{"s"}}}}})
+		check("a query", found.Events, err)
 	}
 }
 

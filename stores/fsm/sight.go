@@ -40,9 +40,10 @@ func (s *sight) hides(rec *record) (bool, error) {
 	return state.hides(rec.version, rec.time, s.now), nil
 }
 
-// hidesAt is hides, of a record that was not decoded yet.
+// hidesAt is hides, of a record that was not decoded yet. Also where no stream has a state there may be stubs, in a store that was restored: a backup may hold some whose stream's state it
+// does not.
 func (s *sight) hidesAt(position uint64, value []byte) (bool, error) {
-	if s.v.st.trimmed == 0 {
+	if s.v.st.trimmed == 0 && !looksLikeStub(position, value) {
 		return false, nil
 	}
 	rec, err := peekRecord(position, value)

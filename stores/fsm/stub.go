@@ -50,6 +50,14 @@ func appendStub(b []byte, position uint64, value []byte) ([]byte, error) {
 	return b, nil
 }
 
+// looksLikeStub is for readers to which most records are none: it does not look at the checksum, so what it says is a guess until the record is decoded.
+func looksLikeStub(position uint64, value []byte) bool {
+	r := reader{rest: value[min(4, len(value)):]}
+	r.takeFront(position)
+	r.varint()
+	return len(r.rest) > 0 && r.rest[0] == flagStub
+}
+
 // takeStub takes what stands behind a stub's time off the reader.
 func (rec *record) takeStub(r *reader) {
 	r.byte()

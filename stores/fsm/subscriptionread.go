@@ -101,15 +101,24 @@ func (f *FSM) Parked(name string, after uint64, limit int) (list []ParkedEvent, 
 			if err != nil {
 				return false, fmt.Errorf("a parked event: %w", err)
 			}
-			r := reader{rest: value}
-			p := ParkedEvent{Park: Park{Attempt: Attempt{Position: parkedPosition(key), N: int(r.uvarint())}}, Time: time.UnixMicro(r.varint()).UTC()}
-			p.Reason = r.text()
-			if err := r.end(); err != nil {
-				return false, fmt.Errorf("%w: a parked event: %w", ErrDamaged, err)
+			p, err := decodeParked(key, value)
+			if err != nil {
+				return false, err
 			}
 			list = append(list, p)
 			return true, nil
 		})
 	})
 	return list, end, applied, err
+}
+
+// decodeParked copies what it returns.
+func decodeParked(key string, value []byte) (ParkedEvent, error) {
+	r := reader{rest: value}
+	p := ParkedEvent{Park: Park{Attempt: Attempt{Position: parkedPosition(key), N: int(r.uvarint())}}, Time: time.UnixMicro(r.varint()).UTC()}
+	p.Reason = r.text()
+	if err := r.end(); err != nil {
+		return p, fmt.Errorf("%w: a parked event: %w", ErrDamaged, err)
+	}
+	return p, nil
 }
