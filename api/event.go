@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"time"
+	"unicode/utf8"
 )
 
 // Expected versions that are not a version.
@@ -48,6 +49,17 @@ func (e *Event) Body() []byte {
 
 // Check reports the first thing that is wrong with the event, naming it as events[i].
 func (e *NewEvent) Check(i int) *Error {
+	if err := e.CheckKept(i); err != nil {
+		return err
+	}
+	if what := notText(e.Data, e.Metadata); what != "" { // one such event would make every page it is on something else than JSON
+		return ErrBadRequest.With("events[%d]: %s is not valid UTF-8, and so no JSON; send bytes as data_base64", i, what)
+	}
+	return nil
+}
+
+// CheckKept is Check of an event that a store has kept, in a backup for instance: stores took data and metadata that are not UTF-8 once.
+func (e *NewEvent) CheckKept(i int) *Error {
 	at := func(err *Error) *Error { return err.With("events[%d]: %s", i, err.Description) }
 	if e.ID != "" {
 		if err := CheckEventID(e.ID); err != nil {
@@ -75,6 +87,17 @@ func (e *NewEvent) Check(i int) *Error {
 		return ErrTooLarge.With("events[%d]: data and metadata have %d bytes; at most %d are allowed; keep large bodies elsewhere and append a reference", i, n, MaxEventData)
 	}
 	return nil
+}
+
+// notText names the first of what a client sent as JSON that is not UTF-8, and empty when both are. Nobody else looks: package encoding/json takes any bytes inside a JSON string.
+func notText(data, metadata json.RawMessage) string {
+	switch {
+	case !utf8.Valid(data):
+		return "data"
+	case !utf8.Valid(metadata):
+		return "metadata"
+	}
+	return ""
 }
 
 func isObject(raw json.RawMessage) bool {

@@ -104,6 +104,9 @@ func (r *SnapshotPutRequest) Check() *Error {
 	case len(r.Metadata) > 0 && !isObject(r.Metadata):
 		return ErrBadRequest.With("metadata must be a JSON object")
 	}
+	if what := notText(r.Data, r.Metadata); what != "" {
+		return ErrBadRequest.With("%s is not valid UTF-8, and so no JSON; send bytes as data_base64", what)
+	}
 	if r.Type != "" {
 		if err := CheckEventType(r.Type); err != nil {
 			return err.With("type: %s", err.Description)

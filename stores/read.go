@@ -2,6 +2,7 @@ package stores
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/quorate/quorate/api"
@@ -23,7 +24,9 @@ func (s *Store) Catchup(ctx context.Context, o api.ReadOptions) *api.Error {
 func (s *Store) catchUp(ctx context.Context, o api.ReadOptions) *api.Error {
 	switch o.Consistency {
 	case "", api.Linearizable:
-		if err := s.group.LinearizableRead(ctx); err != nil {
+		if err := s.group.LinearizableRead(ctx); errors.Is(err, raftnode.ErrClosed) {
+			return s.closed()
+		} else if err != nil {
 			return s.apiError(err)
 		}
 	case api.Local:
@@ -116,7 +119,8 @@ func (s *Store) ReadAll(ctx context.Context, r api.ReadAllRequest) (*api.ReadRes
 // has looked.
 const lookAgain = 2
 
-// poll reads until something is found or waitMS have passed. A stream that does not exist yet is waited for as well.
+// poll reads until something is found, waitMS have passed or EndWaits was called. A stream that does not exist yet is waited for as well. Who waits when the store is about to be closed is told at
+// once.
 func (s *Store) poll(ctx context.Context, waitMS int, read func() (found bool, err error)) *api.Error {
 	wait, cancel := context.WithTimeout(ctx, time.Duration(waitMS)*time.Millisecond)
 	defer cancel()
@@ -125,10 +129,16 @@ func (s *Store) poll(ctx context.Context, waitMS int, read func() (found bool, e
 	for !found && waitMS > 0 && (err == nil || isNotFound(err)) {
 		select {
 		case <-changed:
+		case <-s.waits.over:
+			cancel()
+		case <-s.waits.gone:
+			return s.closed()
 		case <-wait.Done():
 		}
 		select {
 		case <-wait.Done(): // what was found before stands
+		case <-s.waits.gone:
+			return s.closed()
 		case s.looking <- struct{}{}:
 			changed = s.machine.Changed()
 			refused := s.refuseRestoring() // a restore may have begun in an empty store that is waited for
@@ -197,7 +207,7 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 	return res, nil
 }
 
-// Info describes the store as this replica sees it. Node is left for the caller to fill.
+// Info describes the store as this replica sees it. Node is left for the caller to fill. A store that rests goes on to rest, and with api.Local one that is not used otherwise comes to rest.
 func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResponse, *api.Error) {
 	if err := s.catchUp(ctx, r.ReadOptions); err != nil {
 		return nil, err
@@ -206,15 +216,11 @@ func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResp
 	if err != nil {
 		return nil, s.apiError(err)
 	}
-	restoring, err := s.machine.Restoring()
-	if err != nil {
-		return nil, s.apiError(err)
-	}
 	l := s.Leadership()
 	res := &api.StoreInfoResponse{
 		Reply: api.Reply{Type: api.TypeStoreInfo}, Store: s.Name(), Incarnation: s.spec.Incarnation,
 		Leader: raftnode.ServerName(l.Leader), Term: l.Term,
-		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Bytes: info.Bytes, Limits: s.Limits(), Restoring: restoring != nil, Applied: info.Applied,
+		Streams: info.Streams, Events: info.Events, LastPosition: info.LastPosition, DiskBytes: info.DiskBytes, Bytes: info.Bytes, Limits: s.Limits(), Restoring: info.Restoring, Applied: info.Applied,
 	}
 	for _, id := range s.Members() {
 		res.Members = append(res.Members, raftnode.ServerName(id))

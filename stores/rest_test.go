@@ -3,10 +3,12 @@ package stores
 import (
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/stores/fsm"
 )
 
@@ -63,5 +65,34 @@ func TestTooManyOpenFiles(t *testing.T) {
 		if got, want := s.machine.Resting(), i >= restOpen; got != want {
 			t.Errorf("store %d rests: got %v, want %v", i, got, want)
 		}
+	}
+}
+
+// Whoever looks at every store now and then, for metrics say, is told the same of one that rests, and does not wake it.
+func TestInfoLetsAStoreRest(t *testing.T) {
+	_, s := openLone(t, Config{})
+	look := func() *api.StoreInfoResponse {
+		t.Helper()
+		info, err := s.Info(t.Context(), api.InfoRequest{ReadOptions: api.ReadOptions{Consistency: api.Local}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	if err := appendTo(s, "a", "", 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.machine.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	before := look()
+	if rests, err := s.machine.Rest(); !rests || err != nil {
+		t.Fatal(rests, err)
+	}
+	if now := look(); !reflect.DeepEqual(now, before) || now.Events != 1 || now.Bytes == 0 {
+		t.Errorf("of the store that rests: %+v, before %+v", now, before)
+	}
+	if !s.machine.Resting() {
+		t.Error("a look has woken it")
 	}
 }

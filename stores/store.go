@@ -51,7 +51,9 @@ type Store struct {
 
 	flushDue atomic.Bool // a timed flush is to come
 	closing  atomic.Bool // about to be closed, or closed
-	damage   error       // guarded by the manager's mu; met by the replica, which is to be closed
+	dropped  atomic.Bool // closing because it was dropped; set before closing is
+	waits    waits
+	damage   error // guarded by the manager's mu; met by the replica, which is to be closed
 
 	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
 	noHoles              atomic.Bool   // that the file system cannot take space back was told
@@ -68,7 +70,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if reason, err := os.ReadFile(filepath.Join(dir, damagedFile)); err == nil {
 		return nil, fmt.Errorf("open store %s: %w: %s", spec.Name, fsm.ErrDamaged, reason)
 	}
-	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, looking: make(chan struct{}, lookAgain), commands: m.cfg.Commands, flushes: &m.flushes}
+	s := &Store{spec: spec, now: m.cfg.Now, log: log, dir: dir, looking: make(chan struct{}, lookAgain), waits: newWaits(), commands: m.cfg.Commands, flushes: &m.flushes}
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
@@ -177,6 +179,34 @@ func (s *Store) Members() []string { return s.group.Members() }
 
 // Transfer hands the store's leadership to the member with the server id, or to the best follower when it is empty.
 func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
+
+// waits is what ends waiting for events before its time.
+type waits struct {
+	over, gone <-chan struct{} // closed by end, when nobody is to wait any more, and by leave, when the store is about to be closed
+	end, leave func()          // may be called again
+}
+
+func newWaits() waits {
+	over, gone := make(chan struct{}), make(chan struct{})
+	return waits{over: over, gone: gone, end: sync.OnceFunc(func() { close(over) }), leave: sync.OnceFunc(func() { close(gone) })}
+}
+
+func (w *waits) ended() bool {
+	select {
+	case <-w.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// closed is what readers are told whom the store's closing overtook.
+func (s *Store) closed() *api.Error {
+	if s.dropped.Load() {
+		return api.ErrStoreNotFound.With("there is no store %q any more: it was dropped; create it with config.write.put.%s", s.Name(), s.Name())
+	}
+	return api.ErrShuttingDown.With("store %s is closing on this node; retry to reach another", s.Name())
+}
 
 // IsClosing reports whether the store is about to be closed here, or is closed. It is true before Config.OnClosing is called.
 func (s *Store) IsClosing() bool { return s.closing.Load() }
@@ -405,6 +435,8 @@ func (s *Store) apiError(err error) *api.Error {
 		return api.ErrNoLeader.With("store %s has no leader that a majority follows; retry shortly", s.Name())
 	case errors.Is(err, raftnode.ErrClosed):
 		return api.ErrShuttingDown.With("store %s is closing on this node; retry to reach another", s.Name())
+	case errors.Is(err, fsm.ErrClosed): // only reads come so far
+		return s.closed()
 	case errors.Is(err, raftnode.ErrNotLeader):
 		return s.notLeader(s.group.Leadership())
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

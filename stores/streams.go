@@ -3,6 +3,7 @@ package stores
 import (
 	"bytes"
 	"context"
+	"unicode/utf8"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/stores/fsm"
@@ -32,6 +33,9 @@ func (s *Store) TruncateStream(stream string, r api.TruncateStreamRequest, done 
 func (s *Store) PutStreamMetadata(stream string, r api.StreamMetadataRequest, done Done) *api.Error {
 	if err := r.Check(); err != nil {
 		return err
+	}
+	if !utf8.Valid(r.Custom) { // not in Check, which members of an older version ask too when they apply it
+		return api.ErrBadRequest.With("custom is not valid UTF-8, and so no JSON")
 	}
 	c := &fsm.StreamChange{
 		Op: fsm.StreamMetadata, Stream: stream, Expected: orAny(r.ExpectedVersion), MaxAge: r.MaxAge, MaxCount: r.MaxCount, Custom: api.CompactJSON(r.Custom),

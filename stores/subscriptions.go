@@ -109,7 +109,10 @@ func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, u
 		}, nil)
 	}}
 	return s.subscriptions.tell(name, message{
-		do: func(d *delivery, _ time.Time) *api.Error {
+		do: func(d *delivery, now time.Time) *api.Error {
+			if s.waits.ended() { // it came too late for endWaits
+				f.until = now.Add(-lookGrace)
+			}
 			id = d.id
 			d.fetch(f)
 			return nil
@@ -118,8 +121,11 @@ func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, u
 	})
 }
 
-// EndWaits answers fetches that wait for events, as if their time were over: the node stops.
-func (s *Store) EndWaits() { s.subscriptions.endWaits() }
+// EndWaits answers fetches and reads that wait for events, as if their time were over, and from now on none waits: the node stops.
+func (s *Store) EndWaits() {
+	s.waits.end()
+	s.subscriptions.endWaits()
+}
 
 // AckSubscription acknowledges events. The result is an *api.SubscriptionAckResponse, when that is committed.
 func (s *Store) AckSubscription(name string, r api.SubscriptionAckRequest, done Done) *api.Error {

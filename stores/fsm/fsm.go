@@ -41,8 +41,9 @@ type FSM struct {
 
 	waking sync.Mutex // held by the one who opens the file of a machine that rests
 
-	file     sync.RWMutex // guards db, reserved and streams' coming and going: Restore, grow, Rest and Close replace the file while nobody is in it
+	file     sync.RWMutex // guards db, rested, reserved and streams' coming and going: Restore, grow, Rest and Close replace the file while nobody is in it
 	db       *bolt.DB     // nil while the machine rests and after Close; see enter
+	rested   glance       // from when it went to rest
 	reserved int64        // address space that the file's map has
 
 	turn     sync.Mutex // held by the one flush that runs or waits for a slot

@@ -488,17 +488,41 @@ func (l *lister) first() (first *iterator) {
 type Info struct {
 	Streams, Events, LastPosition, Applied, Term uint64
 	DiskBytes, Bytes                             int64 // of the file; of that what is in use, with what is to be written yet
+	Restoring                                    bool  // a backup is being restored
 }
 
-// Info describes the state.
+// Info describes the state. It is for those who look at every machine now and then: it is no use of the file, and does not open that of a machine that rests.
 func (f *FSM) Info() (info Info, err error) {
-	err = f.view(func(v *view) error {
-		st := v.st
-		info = Info{Streams: st.streams, Events: st.position, LastPosition: st.position, Applied: st.applied, Term: st.term, Bytes: f.used(v.disk.tx)}
-		return nil
-	})
+	f.file.RLock()
+	defer f.leave()
+	f.mu.RLock()
+	st := f.state
+	f.mu.RUnlock()
+	if known := f.rested; f.db == nil {
+		if f.closing() {
+			return info, fmt.Errorf("state machine %s: %w", f.cfg.Path, ErrClosed)
+		}
+		info.Bytes, info.Restoring, err = known.bytes, known.restoring, known.err
+	} else {
+		info.Bytes, info.Restoring, err = f.measure()
+	}
+	info.Streams, info.Events, info.LastPosition, info.Applied, info.Term = st.streams, st.position, st.position, st.applied, st.term
 	if fi, serr := os.Stat(f.cfg.Path); serr == nil {
 		info.DiskBytes = allocated(fi)
 	}
 	return info, err
+}
+
+// measure returns what of Info is in the file, which is open and held.
+func (f *FSM) measure() (bytes int64, restoring bool, err error) {
+	err = f.viewOpen(nil, func(v *view, _ overlaid) error {
+		bytes = f.used(v.disk.tx)
+		if v.st.kinds < kindRestore {
+			return nil
+		}
+		p, err := v.restore()
+		restoring = p != nil && !p.done
+		return err
+	})
+	return bytes, restoring, err
 }

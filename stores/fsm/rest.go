@@ -9,8 +9,18 @@ import (
 // A machine that is not used rests: its file is closed, and with it go a file descriptor, the mapped pages and bbolt's own memory. What it has applied,
 // and how many events and streams there are, stays in memory. The first who needs the file opens it again.
 
+// ErrClosed is what a machine answers after Close.
+var ErrClosed = berrors.ErrDatabaseNotOpen
+
+// glance is what Info says of a machine that rests, beside what is in memory anyway: while the file is closed it does not change.
+type glance struct {
+	bytes     int64
+	restoring bool
+	err       error // it could not be told
+}
+
 // enter takes the file for a reader or an applier, and opens it when the machine rests. Unless it fails, leave ends the use. After Close it is
-// ErrDatabaseNotOpen.
+// ErrClosed.
 func (f *FSM) enter() (leave func(), err error) {
 	f.use()
 	for {
@@ -72,7 +82,7 @@ func (f *FSM) openAgain() error {
 	f.file.Lock()
 	defer f.file.Unlock()
 	if f.closing() {
-		return fmt.Errorf("state machine %s: %w", f.cfg.Path, berrors.ErrDatabaseNotOpen)
+		return fmt.Errorf("state machine %s: %w", f.cfg.Path, ErrClosed)
 	}
 	file, err := openFile(f.cfg.Path, f.cfg)
 	if err != nil {
@@ -122,6 +132,7 @@ func (f *FSM) rest() (rests, closed bool, err error) {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	f.dropReader()
+	f.rested.bytes, f.rested.restoring, f.rested.err = f.measure()
 	db := f.db
 	f.db = nil
 	defer f.cfg.Shared.closed(f)

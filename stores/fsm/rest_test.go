@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/quorate/quorate/api"
 )
 
 // A machine that rests has its file closed, says what it said before, and opens the file for whoever needs it.
@@ -192,5 +195,48 @@ func TestRestoreWhileSomebodyWakesTheMachine(t *testing.T) {
 	}
 	if !f.sweep.renewed.Load() {
 		t.Error("GiveBack does not know that the file is another one")
+	}
+}
+
+// Info says the same of a machine that rests, does not open its file, and is no use of it: who looks at all machines now and then keeps none from resting.
+func TestInfoIsNoUse(t *testing.T) {
+	for _, restore := range []int{0, RestoreBegin, RestoreEnd} {
+		f := openNew(t)
+		if restore >= RestoreBegin {
+			if _, err := take(t, f, &RestoreChange{Op: RestoreBegin, Restore: "r"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if restore == RestoreEnd {
+			if _, err := take(t, f, &RestoreChange{Op: RestoreEnd, Restore: "r"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if restore != RestoreBegin {
+			mustApply(t, f, cmd("s", api.ExpectAny, "a", "b"))
+		}
+		if err := f.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		uses := f.Uses()
+		open, err := f.Info()
+		if err != nil || open.Restoring != (restore == RestoreBegin) || open.Bytes == 0 || open.DiskBytes == 0 {
+			t.Errorf("%+v, %v", open, err)
+		}
+		if rests, err := f.Rest(); !rests || err != nil {
+			t.Fatal(rests, err)
+		}
+		if rests, err := f.Info(); rests != open || err != nil {
+			t.Errorf("of one that rests: %+v, %v; before %+v", rests, err, open)
+		}
+		if !f.Resting() || f.Uses() != uses {
+			t.Errorf("it rests: %v, uses %d, before %d", f.Resting(), f.Uses(), uses)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := f.Info(); !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %+v, %v", info, err)
+		}
 	}
 }

@@ -330,7 +330,7 @@ func (rec *record) checkRestored() *api.Error {
 	case len(n.Metadata) > 0 && !json.Valid(n.Metadata):
 		return api.ErrBadRequest.With("its metadata is not JSON")
 	}
-	return n.Check(0)
+	return n.CheckKept(0)
 }
 
 func (c *RestoreChange) keys(a *applier, p *restoreState) (*api.Error, error) {

@@ -119,6 +119,11 @@ func (f *FSM) viewWith(grab func(overlaid), fn func(*view, overlaid) error) erro
 		return err
 	}
 	defer leave()
+	return f.viewOpen(grab, fn)
+}
+
+// viewOpen is viewWith of a file that is open and held.
+func (f *FSM) viewOpen(grab func(overlaid), fn func(*view, overlaid) error) error {
 	var v view
 	o := make(overlaid)
 	f.mu.RLock()
