@@ -202,10 +202,7 @@ func (c *consumer) gone() *api.Error {
 func (c *consumer) run() {
 	s := c.in.store
 	first := c.messages() // what comes from here on may be about a subscription that is created after we looked
-	sub, _, err := s.machine.Subscription(c.name)
-	if restoring := s.refuseRestoring(); err == nil && restoring != nil { // what is there is a part
-		err = restoring
-	}
+	sub, err := c.look()
 	if c.in.looked != nil {
 		c.in.looked()
 	}
@@ -269,6 +266,15 @@ func (c *consumer) run() {
 			return
 		}
 	}
+}
+
+// look returns the subscription; nil: there is none.
+func (c *consumer) look() (*fsm.Subscription, error) {
+	if restoring := c.in.store.refuseRestoring(); restoring != nil { // what is there is a part, and may make no sense
+		return nil, restoring
+	}
+	sub, _, err := c.in.store.machine.Subscription(c.name)
+	return sub, err
 }
 
 // restart has a subscription that pushes begin anew after a failure: nobody may come to ask for its events.

@@ -3,6 +3,7 @@ package stores
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -256,6 +257,67 @@ func TestPushBeginsBehindACreate(t *testing.T) {
 	}
 	<-looked
 	createSubscription(t, s, api.SubscriptionConfig{DeliverSubject: "mail", Ack: api.AckNone})
+	goOn()
+	select {
+	case <-p.events:
+	case <-time.After(10 * time.Second):
+		t.Error("somebody listens, and nothing is pushed")
+	}
+}
+
+// The same once a backup is restored: a consumer may have looked just before the restore ended, and the subscription begins with it.
+func TestPushBeginsBehindARestore(t *testing.T) {
+	_, from := openLone(t, Config{})
+	if err := appendTo(from, "a", "", 1); err != nil {
+		t.Fatal(err)
+	}
+	createSubscription(t, from, api.SubscriptionConfig{DeliverSubject: "mail", Ack: api.AckNone})
+	events, err := from.BackupEvents(t.Context(), api.BackupRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := from.BackupKeys(t.Context(), api.BackupKeysRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := api.RestoreRequest{Step: api.RestoreEnd, Events: 1, Keys: keys.Keys}
+	var d api.Digester
+	list, derr := api.DecodeBackupEvents(events.Page)
+	_, pairs, kerr := api.DecodeBackupKeys(keys.Page)
+	if derr != nil || kerr != nil || len(list) != 1 {
+		t.Fatal(derr, kerr, list)
+	}
+	end.EventsDigest = d.Event(end.EventsDigest, &list[0])
+	for i := range pairs {
+		end.KeysDigest = d.Key(end.KeysDigest, &pairs[i])
+	}
+
+	p := &pushed{events: make(chan api.DeliveredEvent, 10)}
+	p.listens.Store(true)
+	_, s := openLone(t, Config{Push: p})
+	var a answers
+	step := func(r api.RestoreRequest) {
+		t.Helper()
+		r.Restore = "r"
+		if _, err := ask[api.RestoreResponse](&a, func(done Done) *api.Error { return s.Restore(r, done) }); err != nil {
+			t.Fatal(r.Step, err)
+		}
+	}
+	looked, goOn := lateLook(s)
+	step(api.RestoreRequest{Step: api.RestoreBegin})
+	if err := s.AckSubscription("mail", api.SubscriptionAckRequest{Positions: []uint64{1}}, func(any, *api.Error) {}); err != nil {
+		t.Fatal(err)
+	}
+	<-looked
+	c, _ := s.subscriptions.find("mail")
+	step(api.RestoreRequest{Step: api.RestoreEvents, Page: events.Page})
+	step(api.RestoreRequest{Step: api.RestoreKeys, Page: keys.Page})
+	step(end)
+	for told := 0; told == 0; runtime.Gosched() { // to begin
+		c.mu.Lock()
+		told = len(c.inbox)
+		c.mu.Unlock()
+	}
 	goOn()
 	select {
 	case <-p.events:

@@ -142,7 +142,7 @@ func (d *door) answer(batch []*pending, result any, err error) {
 		case err != nil:
 			p.done(nil, s.apiError(err))
 		case !ok: // committed, but this replica could not apply it
-			p.done(nil, api.ErrOutcomeUnknown.With("store %s failed on this node while the append was under way; retry with the same event ids to find out", s.Name()))
+			p.done(nil, api.ErrOutcomeUnknown.With("store %s failed on this node while the write was under way; send it again to find out, an append with the same event ids", s.Name()))
 		case r.Append[i].Err != nil:
 			p.done(nil, r.Append[i].Err)
 		case p.answer != nil:

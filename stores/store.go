@@ -430,7 +430,7 @@ func (s *Store) apiError(err error) *api.Error {
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, raftnode.ErrOutcomeUnknown):
-		return api.ErrOutcomeUnknown.With("store %s lost its leader while the append was under way; retry with the same event ids to find out", s.Name())
+		return api.ErrOutcomeUnknown.With("store %s lost its leader while the write was under way; send it again to find out, an append with the same event ids", s.Name())
 	case errors.Is(err, raftnode.ErrNoLeader):
 		return api.ErrNoLeader.With("store %s has no leader that a majority follows; retry shortly", s.Name())
 	case errors.Is(err, raftnode.ErrClosed):
