@@ -4,7 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -16,7 +22,7 @@ import (
 
 // clientFlags are what every command that speaks with a cluster takes.
 type clientFlags struct {
-	Server  string        `help:"NATS URL of a node, or several separated by commas. Default: the nats CLI's context, then nats://127.0.0.1:4222." env:"QUORATE_SERVER,NATS_URL" placeholder:"URL" short:"s"`
+	Server  string        `help:"NATS URL of a node, or several separated by commas. Default: the context that the nats CLI has selected; if none is, nats://127.0.0.1:4222." env:"QUORATE_SERVER,NATS_URL" placeholder:"URL" short:"s"`
 	Context string        `help:"A saved context of the nats CLI." env:"QUORATE_CONTEXT,NATS_CONTEXT" placeholder:"NAME"`
 	Creds   string        `help:"NATS credentials file." env:"QUORATE_CREDS,NATS_CREDS" type:"existingfile" placeholder:"FILE"`
 	TLSCA   string        `name:"tlsca" help:"File with the CA certificates to trust." env:"QUORATE_TLSCA,NATS_CA" type:"existingfile" placeholder:"FILE"`
@@ -50,24 +56,56 @@ func (f *clientFlags) connect(e *env) (*client.Client, func(), error) {
 		}
 		opts = append(opts, nats.ClientCert(f.TLSCert, f.TLSKey))
 	}
-	var nc *nats.Conn
-	var err error
-	url := f.Server
-	if url != "" {
-		nc, err = nats.Connect(url, opts...)
-	} else {
-		var settings natscontext.Settings
-		nc, settings, err = natscontext.Connect(f.Context, opts...)
-		url = settings.URL
-		if f.Context == "" && (err != nil || url == "") {
-			url = defaultURL
-			nc, err = nats.Connect(url, opts...)
-		}
-	}
+	nc, err := f.dial(opts)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to %s: %w; is a node up there? try: quorate dev", url, err)
+		return nil, nil, err
 	}
 	return client.New(nc, client.WithPrefix(f.Prefix)), nc.Close, nil
+}
+
+// dial connects to --server, or as the context says that was named or selected with the nats CLI. Only who has neither is connected to the default: whoever selected a
+// context means that cluster, and must not change another one because it cannot be reached.
+func (f *clientFlags) dial(opts []nats.Option) (*nats.Conn, error) {
+	name := f.Context
+	if f.Server == "" && name == "" {
+		var err error
+		if name, err = selectedContext(); err != nil {
+			return nil, fmt.Errorf("which context the nats CLI has selected: %w", err)
+		}
+	}
+	if f.Server == "" && name != "" {
+		nc, _, err := natscontext.Connect(name, opts...)
+		if err != nil {
+			return nil, fmt.Errorf("connect with the nats CLI's context %s: %w; is a node up there? --server and --context name another", name, err)
+		}
+		return nc, nil
+	}
+	url := f.Server
+	if url == "" {
+		url = defaultURL
+	}
+	nc, err := nats.Connect(url, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w; is a node up there? try: quorate dev", url, err)
+	}
+	return nc, nil
+}
+
+// selectedContext returns the name of the context that the nats CLI has selected, or none. natscontext does not tell it, and connects to its own default when there is none.
+func selectedContext() (string, error) {
+	dir := os.Getenv("XDG_CONFIG_HOME")
+	if dir == "" {
+		u, err := user.Current()
+		if err != nil || u.HomeDir == "" {
+			return "", nil // without a home, as in a container, nothing was selected
+		}
+		dir = filepath.Join(u.HomeDir, ".config")
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "nats", "context.txt"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(raw)), err
 }
 
 // with connects and runs fn within the time limit.

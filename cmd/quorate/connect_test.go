@@ -1,0 +1,63 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestContexts: who named or selected a context is connected as it says, or not at all. Nobody listens on ports 1 and 2.
+func TestContexts(t *testing.T) {
+	for _, row := range []struct {
+		name                     string
+		server, context, selects string
+		want                     []string // in the error
+	}{
+		{"selected", "", "", "production", []string{"context production:"}},
+		{"selected, and not there", "", "", "nosuch", []string{"nosuch"}},
+		{"selected, with a file that is not there", "", "", "creds", []string{"creds", "no such file"}},
+		{"named", "", "staging", "production", []string{"context staging:"}},
+		{"named, and not there", "", "nosuch", "production", []string{"nosuch"}},
+		{"a server is said", "nats://127.0.0.1:2", "", "production", []string{"nats://127.0.0.1:2:"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("XDG_CONFIG_HOME", dir)
+			contexts := filepath.Join(dir, "nats", "context")
+			if err := os.MkdirAll(contexts, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for file, text := range map[string]string{
+				filepath.Join(dir, "nats", "context.txt"):  row.selects + "\n",
+				filepath.Join(contexts, "production.json"): `{"url":"nats://127.0.0.1:1"}`,
+				filepath.Join(contexts, "staging.json"):    `{"url":"nats://127.0.0.1:2"}`,
+				filepath.Join(contexts, "creds.json"):      `{"url":"nats://127.0.0.1:1","creds":"/nonexistent/creds"}`,
+			} {
+				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f := &clientFlags{Server: row.server, Context: row.context}
+			_, done, err := f.connect(&env{ctx: t.Context(), stdout: io.Discard, stderr: io.Discard})
+			if err == nil {
+				done()
+				t.Fatal("it is connected to a cluster that nobody meant")
+			}
+			for _, want := range row.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want it to say %s", err, want)
+				}
+			}
+		})
+	}
+}
+
+// TestNoContext: who selected none means the node on this machine.
+func TestNoContext(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	if name, err := selectedContext(); name != "" || err != nil {
+		t.Errorf("got %q, %v", name, err)
+	}
+}
