@@ -127,22 +127,43 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// report says on standard error what went wrong, the error's name first, and returns the exit code.
+// remark is an error with what the command knows beside it: the line of a file, how much is done, how to go on.
+type remark struct {
+	error
+	words string
+}
+
+func remarkf(err error, format string, args ...any) error {
+	words := fmt.Sprintf(format, args...)
+	if r, ok := err.(*remark); ok {
+		return &remark{r.error, r.words + "; " + words}
+	}
+	return &remark{err, words}
+}
+
+func (r *remark) Error() string { return r.error.Error() + " (" + r.words + ")" }
+func (r *remark) Unwrap() error { return r.error }
+
+// report says on standard error what went wrong, the error's name first and a remark last, and returns the exit code. What package client says around an error of the
+// cluster, such as the subject, is left out.
 func report(w io.Writer, err error) int {
+	remarked := ""
+	var r *remark
+	if errors.As(err, &r) {
+		remarked = " (" + r.words + ")"
+	}
 	var usage usageError
-	if errors.As(err, &usage) {
+	var known *api.Error
+	switch {
+	case errors.As(err, &usage):
 		fmt.Fprintln(w, "quorate:", err)
 		return exitUsage
+	case errors.As(err, &known):
+		fmt.Fprintf(w, "%s: %s%s\n", known.Name, known.Description, remarked)
+	case errors.Is(err, context.Canceled): // what ends that way returns no error: servers, --follow, watch
+		fmt.Fprintf(w, "quorate: interrupted before it was done%s\n", remarked)
+	default:
+		fmt.Fprintln(w, "quorate:", err)
 	}
-	var known *api.Error
-	if errors.As(err, &known) {
-		fmt.Fprintf(w, "%s: %s\n", known.Name, known.Description)
-		return exitRefused
-	}
-	if errors.Is(err, context.Canceled) { // what ends that way returns no error: servers, --follow, watch
-		fmt.Fprintln(w, "quorate: interrupted before it was done")
-		return exitRefused
-	}
-	fmt.Fprintln(w, "quorate:", err)
 	return exitRefused
 }

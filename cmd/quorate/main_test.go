@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/quorate/quorate/api"
 )
 
 // parseServer returns what `quorate server` would run with.
@@ -92,10 +95,25 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// A command that is interrupted has not done what it was asked for, and says so.
-func TestInterrupted(t *testing.T) {
-	var errs bytes.Buffer
-	if code := report(&errs, fmt.Errorf("read the backup: %w", context.Canceled)); code == exitDone || !strings.Contains(errs.String(), "interrupted") {
-		t.Errorf("exit code %d, %q", code, errs.String())
+// TestReport: the error's name and description first, as scripts look for them, and what the command knows beside it behind.
+func TestReport(t *testing.T) {
+	refused := fmt.Errorf("es.orders.write.append.s: %w", api.ErrBadRequest.With("unknown field")) // as package client says it
+	for _, row := range []struct {
+		err  error
+		code int
+		want string
+	}{
+		{refused, exitRefused, "bad_request: unknown field\n"},
+		{remarkf(refused, "line %d", 8), exitRefused, "bad_request: unknown field (line 8)\n"},
+		{remarkf(remarkf(refused, "line 8"), "7 events were appended before"), exitRefused, "bad_request: unknown field (line 8; 7 events were appended before)\n"},
+		{fmt.Errorf("standard input: %w", context.Canceled), exitRefused, "quorate: interrupted before it was done\n"},
+		{remarkf(context.Canceled, "go on with --after 7"), exitRefused, "quorate: interrupted before it was done (go on with --after 7)\n"},
+		{remarkf(errors.New("no space left"), "7 events were written"), exitRefused, "quorate: no space left (7 events were written)\n"},
+		{usagef("--limit -1"), exitUsage, "quorate: --limit -1\n"},
+	} {
+		var errs bytes.Buffer
+		if code := report(&errs, row.err); code != row.code || errs.String() != row.want {
+			t.Errorf("%v: exit code %d, %q; wanted %d, %q", row.err, code, &errs, row.code, row.want)
+		}
 	}
 }

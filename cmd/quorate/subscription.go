@@ -33,41 +33,52 @@ type subscriptionFlags struct {
 	Name  string `arg:"" help:"1 to 64 of A-Z a-z 0-9 _ -"`
 }
 
-// Times of requests.
-const (
-	askAgainAfter = 200 * time.Millisecond // when the cluster could not carry it out at the moment
-	askAtMost     = 5 * time.Second        // for an answer; it may be lost with a node
-)
-
-// ask sends a request until it is answered, or the time is over. It may be carried out twice; nothing about subscriptions minds.
-func ask(ctx context.Context, cl *client.Client, subject string, request, into any) error {
-	return askFor(ctx, askAtMost, cl, subject, request, into)
+// on runs fn with a handle on the subscription.
+func (c *subscriptionFlags) on(e *env, fn func(ctx context.Context, p *client.Subscription) error) error {
+	return c.with(e, func(ctx context.Context, cl *client.Client) error {
+		return fn(ctx, cl.Store(c.Store).Subscription(c.Name))
+	})
 }
 
-func askFor(ctx context.Context, atMost time.Duration, cl *client.Client, subject string, request, into any) error {
-	payload, err := api.Marshal(request)
-	if err != nil {
+// read asks for what package client has no method for, or none that returns the whole answer. It changes nothing, so it is repeated until it is answered or the time is over.
+func (c *subscriptionFlags) read(e *env, verb string, request, into any, table func(w *tabwriter.Writer)) error {
+	if err := api.CheckSubscriptionName(c.Name); err != nil {
 		return err
 	}
-	for {
-		try, cancel := context.WithTimeout(ctx, atMost)
-		last := askOnce(try, cl.Conn(), subject, payload, into)
-		cancel()
-		var known *api.Error
-		if last == nil || errors.As(last, &known) && !known.Retryable() {
-			return last
+	return c.with(e, func(ctx context.Context, cl *client.Client) error {
+		payload, err := api.Marshal(request)
+		if err != nil {
+			return err
 		}
-		timer := time.NewTimer(askAgainAfter)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return last
+		for {
+			try, cancel := context.WithTimeout(ctx, readAtMost)
+			last := readOnce(try, cl.Conn(), cl.Subjects().Read(c.Store, verb, c.Name), payload, into)
+			cancel()
+			if last == nil {
+				return c.print(e, into, table)
+			}
+			var known *api.Error
+			if errors.As(last, &known) && !known.Retryable() {
+				return last
+			}
+			timer := time.NewTimer(readAgainAfter)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return last
+			}
 		}
-	}
+	})
 }
 
-func askOnce(ctx context.Context, nc *nats.Conn, subject string, payload []byte, into any) error {
+// Times of reads.
+const (
+	readAgainAfter = 200 * time.Millisecond // when the cluster could not answer at the moment
+	readAtMost     = 5 * time.Second        // for an answer; it may be lost with a node
+)
+
+func readOnce(ctx context.Context, nc *nats.Conn, subject string, payload []byte, into any) error {
 	m, err := nc.RequestWithContext(ctx, subject, payload)
 	if errors.Is(err, nats.ErrNoResponders) {
 		return api.ErrNoLeader.With("nobody answers on %s; is this a Quorate cluster, and is the prefix right?", subject)
@@ -85,32 +96,13 @@ func askOnce(ctx context.Context, nc *nats.Conn, subject string, payload []byte,
 	return json.Unmarshal(m.Data, into)
 }
 
-// write carries out a write verb of the subscription.
-func (c *subscriptionFlags) write(e *env, verb string, request, into any, table func(w *tabwriter.Writer)) error {
-	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		if err := ask(ctx, cl, cl.Subjects().Write(c.Store, "subscription."+verb, c.Name), request, into); err != nil {
-			return err
-		}
-		return c.print(e, into, table)
-	})
-}
-
-func (c *subscriptionFlags) read(e *env, verb string, request, into any, table func(w *tabwriter.Writer)) error {
-	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		if err := ask(ctx, cl, cl.Subjects().Read(c.Store, verb, c.Name), request, into); err != nil {
-			return err
-		}
-		return c.print(e, into, table)
-	})
-}
-
 type subscriptionCreateCmd struct {
 	subscriptionFlags
 	After          uint64        `help:"Begin behind this position." placeholder:"N"`
 	FromEnd        bool          `help:"Begin behind the last event there is now."`
-	Type           []string      `help:"Only events of this type; repeat for more." placeholder:"T"`
-	Tag            []string      `help:"Only events with this tag; repeated: with all of them." placeholder:"T"`
-	StreamPrefix   []string      `help:"Only events of streams that begin so; repeat for more." placeholder:"P"`
+	Type           []string      `help:"Only events of this type; repeat for more." sep:"none" placeholder:"T"`
+	Tag            []string      `help:"Only events with this tag; repeated: with all of them." sep:"none" placeholder:"T"`
+	StreamPrefix   []string      `help:"Only events of streams that begin so; repeat for more." sep:"none" placeholder:"P"`
 	Query          string        `help:"Only what this query selects, as JSON; instead of the three flags above." placeholder:"JSON"`
 	AckWait        time.Duration `help:"An event that is not acknowledged so long is delivered again." default:"30s"`
 	MaxInFlight    int           `help:"Events delivered and not acknowledged, at most." default:"1000"`
@@ -141,13 +133,18 @@ func (c *subscriptionCreateCmd) Run(e *env) error {
 			return usagef("--query: %s", err.Description)
 		}
 	}
-	var res api.SubscriptionCreateResponse
-	return c.write(e, "create", config, &res, func(w *tabwriter.Writer) {
-		did := "is created"
-		if !res.Created {
-			did = "was there already"
+	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
+		res, err := p.Create(ctx, config)
+		if err != nil {
+			return err
 		}
-		fmt.Fprintf(w, "subscription %s %s; it begins behind position %d, and %d follow\n", res.Name, did, res.Cursor, res.Lag)
+		return c.print(e, res, func(w *tabwriter.Writer) {
+			did := "is created"
+			if !res.Created {
+				did = "was there already"
+			}
+			fmt.Fprintf(w, "subscription %s %s; it begins behind position %d, and %d follow\n", res.Name, did, res.Cursor, res.Lag)
+		})
 	})
 }
 
@@ -158,13 +155,13 @@ type subscriptionListCmd struct {
 
 func (c *subscriptionListCmd) Run(e *env) error {
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		var res api.SubscriptionsResponse
-		if err := ask(ctx, cl, cl.Subjects().Read(c.Store, "subscriptions", ""), api.ReadOptions{}, &res); err != nil {
+		list, err := cl.Store(c.Store).Subscriptions(ctx)
+		if err != nil {
 			return err
 		}
-		return c.print(e, res.Subscriptions, func(w *tabwriter.Writer) {
+		return c.print(e, list, func(w *tabwriter.Writer) {
 			fmt.Fprintln(w, "SUBSCRIPTION\tCURSOR\tLAG\tACKED\tPARKED\tDELIVERS TO\tDESCRIPTION")
-			for _, s := range res.Subscriptions {
+			for _, s := range list {
 				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", s.Name, s.Cursor, s.Lag, s.Acked, s.Parked, s.Config.DeliverSubject, s.Config.Description)
 			}
 		})
@@ -203,23 +200,23 @@ func (c *subscriptionFetchCmd) Run(e *env) error {
 		return usagef("--wait %v: 0 to %v", c.Wait, api.MaxWait*time.Millisecond)
 	}
 	c.Timeout += c.Wait
-	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		var res api.SubscriptionFetchResponse
-		request := api.SubscriptionFetchRequest{Limit: c.Limit, WaitMS: int(c.Wait.Milliseconds())}
-		if err := askFor(ctx, askAtMost+c.Wait, cl, cl.Subjects().Write(c.Store, "subscription.fetch", c.Name), request, &res); err != nil {
+	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
+		res, err := p.Fetch(ctx, c.Limit, c.Wait)
+		if err != nil {
 			return err
 		}
-		var ack api.SubscriptionAckRequest
+		var shown []uint64
 		for i := range res.Events {
 			if err := c.show(e, &res.Events[i]); err != nil {
 				return err
 			}
-			ack.Positions = append(ack.Positions, res.Events[i].Position)
+			shown = append(shown, res.Events[i].Position)
 		}
-		if !c.Ack || len(ack.Positions) == 0 {
+		if !c.Ack || len(shown) == 0 {
 			return nil
 		}
-		return ask(ctx, cl, cl.Subjects().Write(c.Store, "subscription.ack", c.Name), ack, new(api.SubscriptionAckResponse))
+		_, err = p.Ack(ctx, shown...)
+		return err
 	})
 }
 
@@ -245,13 +242,33 @@ func (c *subscriptionAckCmd) Run(e *env) error {
 	if len(c.Positions) == 0 && c.UpTo == 0 {
 		return usagef("name positions, or --up-to")
 	}
-	return c.tell(e, "ack", api.SubscriptionAckRequest{Positions: c.Positions, UpTo: c.UpTo}, "acknowledged")
+	return c.settle(e, "acknowledged", func(ctx context.Context, p *client.Subscription) (int, error) {
+		n := 0
+		if c.UpTo > 0 {
+			var err error
+			if n, err = p.AckUpTo(ctx, c.UpTo); err != nil || len(c.Positions) == 0 {
+				return n, err
+			}
+		}
+		more, err := p.Ack(ctx, c.Positions...)
+		return n + more, err
+	})
 }
 
-// tell carries out an ack, nack or replay.
-func (c *subscriptionFlags) tell(e *env, verb string, request any, did string) error {
-	var res api.SubscriptionAckResponse
-	return c.write(e, verb, request, &res, func(w *tabwriter.Writer) { fmt.Fprintf(w, "%d %s; the cursor is at %d\n", res.Done, did, res.Cursor) })
+// settle carries out an ack, nack or replay, and says where the cursor is since.
+func (c *subscriptionFlags) settle(e *env, did string, send func(ctx context.Context, p *client.Subscription) (int, error)) error {
+	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
+		n, err := send(ctx, p)
+		if err != nil {
+			return err
+		}
+		info, err := p.Info(ctx)
+		if err != nil {
+			return remarkf(err, "%d %s; only the cursor is not known", n, did)
+		}
+		res := api.SubscriptionAckResponse{Reply: api.Reply{Type: api.TypeSubscriptionAck}, Store: c.Store, Subscription: c.Name, Done: n, Cursor: info.Cursor}
+		return c.print(e, res, func(w *tabwriter.Writer) { fmt.Fprintf(w, "%d %s; the cursor is at %d\n", n, did, info.Cursor) })
+	})
 }
 
 type subscriptionNackCmd struct {
@@ -264,7 +281,7 @@ type subscriptionNackCmd struct {
 
 func (c *subscriptionNackCmd) Run(e *env) error {
 	request := api.SubscriptionNackRequest{Positions: c.Positions, DelayMS: int(c.Delay.Milliseconds()), Park: c.Park, Reason: c.Reason}
-	return c.tell(e, "nack", request, "not processed")
+	return c.settle(e, "not processed", func(ctx context.Context, p *client.Subscription) (int, error) { return p.Nack(ctx, request) })
 }
 
 type subscriptionParkedCmd struct {
@@ -292,18 +309,30 @@ type subscriptionReplayCmd struct {
 }
 
 func (c *subscriptionReplayCmd) Run(e *env) error {
-	return c.tell(e, "replay", api.SubscriptionReplayRequest{Positions: c.Positions}, "are delivered again")
+	return c.settle(e, "are delivered again", func(ctx context.Context, p *client.Subscription) (int, error) { return p.Replay(ctx, c.Positions...) })
 }
 
 type subscriptionDeleteCmd struct{ subscriptionFlags }
 
+// Run asks first whether the subscription is there, which Delete does not tell, and deletes it in one request that is not repeated: a second one might meet another of that name.
 func (c *subscriptionDeleteCmd) Run(e *env) error {
-	var res api.SubscriptionDeleteResponse
-	return c.write(e, "delete", struct{}{}, &res, func(w *tabwriter.Writer) {
-		did := "is deleted"
-		if !res.Deleted {
-			did = "was not there"
+	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
+		res := api.SubscriptionDeleteResponse{Reply: api.Reply{Type: api.TypeSubscriptionDelete}, Store: c.Store, Subscription: c.Name}
+		_, err := p.Info(ctx)
+		if err == nil {
+			err, res.Deleted = p.Delete(ctx), true
+		} else if errors.Is(err, api.ErrSubscriptionNotFound) {
+			err = nil
 		}
-		fmt.Fprintf(w, "subscription %s %s\n", c.Name, did)
+		if err != nil {
+			return err
+		}
+		return c.print(e, res, func(w *tabwriter.Writer) {
+			did := "is deleted"
+			if !res.Deleted {
+				did = "was not there"
+			}
+			fmt.Fprintf(w, "subscription %s %s\n", c.Name, did)
+		})
 	})
 }

@@ -1,9 +1,16 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
+	"os"
+	"os/exec"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/internal/testcluster"
@@ -55,5 +62,82 @@ func TestSubscriptionCommands(t *testing.T) {
 	var res api.SubscriptionCreateResponse
 	if err := json.Unmarshal([]byte(stdout), &res); err != nil || !res.Created || res.Lag != 3 || res.Type != api.TypeSubscriptionCreate {
 		t.Errorf("create --json: %v, %s", err, stdout)
+	}
+}
+
+// TestSubscriptionUnknown: the leader dies after it has deleted a subscription, nobody can tell any more, and somebody creates one of that name. A second try would delete that one, so
+// it is not made, and the command says that the outcome is unknown, as of any write that was not answered.
+func TestSubscriptionUnknown(t *testing.T) {
+	c := testcluster.Start(t, 1)
+	quorate(t, c, "", "store", "create", "orders")
+	quorate(t, c, "", "subscription", "create", "orders", "mail")
+	nc := c.Connect()
+	pass := func(m *nats.Msg) *nats.Msg {
+		res, err := nc.RequestMsg(&nats.Msg{Subject: "es." + strings.TrimPrefix(m.Subject, "lossy."), Data: m.Data, Header: m.Header}, requestTimeout)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		return &nats.Msg{Data: res.Data, Header: res.Header}
+	}
+	unknown, err := api.Marshal(api.Reply{Error: api.ErrOutcomeUnknown})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex // guards sent
+	sent := map[string]int{}
+	acked := make(chan struct{})
+	ackedOnce := sync.OnceFunc(func() { close(acked) })
+	for subject, answer := range map[string]func(m *nats.Msg){
+		"lossy.orders.read.>": func(m *nats.Msg) { m.RespondMsg(pass(m)) },
+		"lossy.orders.write.>": func(m *nats.Msg) {
+			mu.Lock()
+			sent[m.Subject]++
+			mu.Unlock()
+			switch m.Subject {
+			case "lossy.orders.write.subscription.ack.mail":
+				ackedOnce() // and no answer
+				return
+			case "lossy.orders.write.subscription.delete.mail":
+				pass(m)
+				pass(&nats.Msg{Subject: "lossy.orders.write.subscription.create.mail", Data: []byte(`{"description":"of somebody else"}`)})
+			}
+			m.Respond(unknown)
+		},
+	} {
+		if _, err := nc.Subscribe(subject, answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"delete", "replay"} {
+		stdout, stderr, code := quorate(t, c, "", "subscription", verb, "orders", "mail", "--prefix", "lossy")
+		mu.Lock()
+		n := sent["lossy.orders.write.subscription."+verb+".mail"]
+		mu.Unlock()
+		if n != 1 || code != 1 || !strings.HasPrefix(stderr, "outcome_unknown: ") {
+			t.Errorf("%s: sent %d times, exit code %d, %s%s", verb, n, code, stdout, stderr)
+		}
+	}
+	if list, _, _ := quorate(t, c, "", "subscription", "list", "orders"); !strings.Contains(list, "of somebody else") {
+		t.Errorf("there are\n%s", list)
+	}
+	var errs bytes.Buffer
+	cmd := exec.Command(testcluster.Binary(t), "subscription", "ack", "orders", "mail", "1", "--prefix", "lossy")
+	cmd.Env, cmd.Stderr = append(os.Environ(), "NATS_URL="+c.Nodes[0].URL()), &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-acked:
+	case <-time.After(testcluster.Patience):
+		t.Error("no ack was sent")
+	}
+	cmd.Process.Signal(os.Interrupt)
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.HasPrefix(errs.String(), "outcome_unknown: ") {
+		t.Errorf("ack: exit code %d, %s", code, &errs)
 	}
 }
