@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/synadia-io/orbit.go/natscontext"
 
+	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
 )
 
@@ -29,7 +31,7 @@ type clientFlags struct {
 	TLSCert string        `name:"tlscert" help:"Client certificate." env:"QUORATE_TLSCERT,NATS_CERT" type:"existingfile" placeholder:"FILE"`
 	TLSKey  string        `name:"tlskey" help:"Key of the client certificate." env:"QUORATE_TLSKEY,NATS_KEY" type:"existingfile" placeholder:"FILE"`
 	Prefix  string        `help:"What the cluster's subjects begin with." default:"es"`
-	Timeout time.Duration `help:"How long to try before giving up." default:"15s"`
+	Timeout time.Duration `help:"How long to try a request before giving up; of backup, restore, import and --follow: the first one." default:"15s"`
 	JSON    bool          `name:"json" help:"Print JSON for machines."`
 }
 
@@ -126,6 +128,28 @@ func (f *clientFlags) answers(e *env, s *client.Store) error {
 	defer cancel()
 	_, err := s.Info(ctx)
 	return err
+}
+
+// patiently yields what is read, and gives up when the next item does not come within the limit. What the caller does with an item takes as long as it takes: a pager may
+// stand still.
+func patiently[T any](e *env, limit time.Duration, read func(ctx context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		defer cancel(nil)
+		timer := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
+		defer timer.Stop()
+		for item, err := range read(ctx) {
+			timer.Stop()
+			var known *api.Error
+			if err != nil && context.Cause(ctx) == context.DeadlineExceeded && !errors.As(err, &known) {
+				err = fmt.Errorf("no answer within %v: %v", limit, err) // not with %w: the user did not interrupt it
+			}
+			if !yield(item, err) {
+				return
+			}
+			timer.Reset(limit)
+		}
+	}
 }
 
 // print writes v as JSON, or calls table for people.

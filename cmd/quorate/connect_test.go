@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // TestContexts: who named or selected a context is connected as it says, or not at all. Nobody listens on ports 1 and 2.
@@ -60,4 +65,65 @@ func TestNoContext(t *testing.T) {
 	if name, err := selectedContext(); name != "" || err != nil {
 		t.Errorf("got %q, %v", name, err)
 	}
+}
+
+// TestPatiently: the limit is for what is waited for, not for what is done with it.
+func TestPatiently(t *testing.T) {
+	const limit = 15 * time.Second
+	read := func(pause time.Duration, items int) func(ctx context.Context) iter.Seq2[int, error] {
+		return func(ctx context.Context) iter.Seq2[int, error] {
+			return func(yield func(int, error) bool) {
+				for i := range items {
+					select {
+					case <-time.After(pause):
+					case <-ctx.Done():
+						yield(0, ctx.Err())
+						return
+					}
+					if !yield(i, nil) {
+						return
+					}
+				}
+			}
+		}
+	}
+	t.Run("a slow reader", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			for _, err := range patiently(&env{ctx: t.Context()}, limit, read(limit-1, 5)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Hour) // of the bubble's clock
+				n++
+			}
+			if n != 5 {
+				t.Errorf("%d items", n)
+			}
+		})
+	})
+	t.Run("nothing comes", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			for _, err := range patiently(&env{ctx: t.Context()}, limit, read(time.Hour, 1)) {
+				if err == nil || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "no answer within 15s") {
+					t.Error(err)
+				}
+			}
+			if took := time.Since(began); took != limit {
+				t.Errorf("it took %v", took)
+			}
+		})
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			for _, err := range patiently(&env{ctx: ctx}, limit, read(time.Hour, 1)) {
+				if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			}
+		})
+	})
 }

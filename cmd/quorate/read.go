@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -14,14 +16,15 @@ type readCmd struct {
 	clientFlags
 	Store        string   `arg:""`
 	Stream       string   `arg:"" optional:"" help:"Left out: the whole store, in position order."`
-	From         *uint64  `help:"First version of the stream; of the whole store: the position after which to begin." placeholder:"N"`
+	From         *uint64  `help:"First version of the stream; of the whole store: the position after which to begin. Default: the beginning; with --backward the end." placeholder:"N"`
+	FromEnd      bool     `help:"With --follow: only what comes from now on."`
 	Backward     bool     `help:"Newest first."`
 	Limit        int      `help:"How many events at most; 0: all." default:"0"`
-	Type         []string `help:"Only events of this type; repeat for more." placeholder:"T"`
-	Tag          []string `help:"Only events with this tag; repeated: with all of them." placeholder:"T"`
-	TypePrefix   []string `help:"Of the whole store: only events whose type begins so; repeat for more." placeholder:"P"`
-	StreamPrefix []string `help:"Of the whole store: only events of streams whose names begin so; repeat for more." placeholder:"P"`
-	Follow       bool     `help:"Go on with events as they come." short:"f"`
+	Type         []string `help:"Only events of this type; repeat for more." sep:"none" placeholder:"T"`
+	Tag          []string `help:"Only events with this tag; repeated: with all of them." sep:"none" placeholder:"T"`
+	TypePrefix   []string `help:"Of the whole store: only events whose type begins so; repeat for more." sep:"none" placeholder:"P"`
+	StreamPrefix []string `help:"Of the whole store: only events of streams whose names begin so; repeat for more." sep:"none" placeholder:"P"`
+	Follow       bool     `help:"Print what is there and go on with events as they come." short:"f"`
 	Consistency  string   `help:"linearizable or local." enum:"linearizable,local" default:"linearizable"`
 }
 
@@ -29,6 +32,9 @@ type readCmd struct {
 func (c *readCmd) Run(e *env) error {
 	if c.Follow && c.Backward {
 		return usagef("--follow and --backward do not go together")
+	}
+	if c.FromEnd && (!c.Follow || c.From != nil) {
+		return usagef("--from-end goes with --follow, and without --from")
 	}
 	if c.Limit < 0 {
 		return usagef("--limit %d: 0 or more", c.Limit)
@@ -38,7 +44,7 @@ func (c *readCmd) Run(e *env) error {
 		return err
 	}
 	defer done()
-	o := client.ReadOptions{Backward: c.Backward, FromEnd: c.From == nil, Follow: c.Follow, Consistency: c.Consistency}
+	o := client.ReadOptions{Backward: c.Backward, FromEnd: c.FromEnd || c.Backward && c.From == nil, Follow: c.Follow, Consistency: c.Consistency}
 	if c.Stream != "" && len(c.TypePrefix)+len(c.StreamPrefix) > 0 {
 		return usagef("--type-prefix and --stream-prefix are about the whole store; leave STREAM out")
 	}
@@ -53,17 +59,21 @@ func (c *readCmd) Run(e *env) error {
 		o.From = *c.From
 	}
 	st := cl.Store(c.Store)
-	if c.Consistency != api.Local {
-		if err := c.answers(e, st); err != nil {
-			if c.Follow && e.ctx.Err() != nil {
-				return nil
-			}
-			return err
+	if err := c.begins(e, cl); err != nil {
+		if c.Follow && e.ctx.Err() != nil {
+			return nil
 		}
+		return err
 	}
-	events := st.ReadAll(e.ctx, o)
-	if c.Stream != "" {
-		events = st.ReadStream(e.ctx, c.Stream, o)
+	read := func(ctx context.Context) iter.Seq2[api.Event, error] {
+		if c.Stream != "" {
+			return st.ReadStream(ctx, c.Stream, o)
+		}
+		return st.ReadAll(ctx, o)
+	}
+	events := patiently(e, c.Timeout, read)
+	if c.Follow { // the next event may be long in coming
+		events = read(e.ctx)
 	}
 	shown := 0
 	for event, err := range events {
@@ -84,6 +94,17 @@ func (c *readCmd) Run(e *env) error {
 		}
 	}
 	return nil
+}
+
+// begins reports, within the time limit, why nothing can be read. A local read needs no leader, which a store is described by; that a cluster is there is enough.
+func (c *readCmd) begins(e *env, cl *client.Client) error {
+	if c.Consistency != api.Local {
+		return c.answers(e, cl.Store(c.Store))
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, c.Timeout)
+	defer cancel()
+	_, err := cl.ClusterInfo(ctx)
+	return err
 }
 
 func (c *readCmd) wanted(event *api.Event) bool {

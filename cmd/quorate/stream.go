@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"text/tabwriter"
 	"time"
 
@@ -28,23 +29,29 @@ type streamListCmd struct {
 
 // Run prints as it reads: there may be many.
 func (c *streamListCmd) Run(e *env) error {
-	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		n := 0
-		for s, err := range cl.Store(c.Store).Streams(ctx, c.Begin) {
-			if err != nil {
-				return err
-			}
-			if c.JSON {
-				err = printJSON(e, s)
-			} else {
-				_, err = fmt.Fprintf(e.stdout, "%s  %d events, version %d\n", s.Name, s.Events, s.Version)
-			}
-			if n++; err != nil || n == c.Limit {
-				return err
-			}
-		}
-		return nil
+	cl, done, err := c.connect(e)
+	if err != nil {
+		return err
+	}
+	defer done()
+	n := 0
+	streams := patiently(e, c.Timeout, func(ctx context.Context) iter.Seq2[api.StreamInfo, error] {
+		return cl.Store(c.Store).Streams(ctx, c.Begin)
 	})
+	for s, err := range streams {
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			err = printJSON(e, s)
+		} else {
+			_, err = fmt.Fprintf(e.stdout, "%s  %d events, version %d\n", s.Name, s.Events, s.Version)
+		}
+		if n++; err != nil || n == c.Limit {
+			return err
+		}
+	}
+	return nil
 }
 
 // streamFlags are what the other subcommands take.
