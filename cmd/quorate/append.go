@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"text/tabwriter"
-	"unicode/utf8"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
@@ -20,13 +16,13 @@ type appendCmd struct {
 	Store           string   `arg:"" help:"The store."`
 	Stream          string   `arg:"" help:"The stream; - with --ndjson: every line names its own."`
 	Type            string   `arg:"" optional:"" help:"The event's type."`
-	Data            string   `arg:"" optional:"" help:"The event's data; - for standard input."`
-	ExpectedVersion int64    `help:"The stream's last version; -1 must not exist, -2 anything, -4 must exist." default:"-2"`
-	ID              string   `name:"id" help:"The event's id; drawn when left out."`
-	Tag             []string `help:"A tag; repeat for more." placeholder:"T"`
-	Metadata        string   `help:"A JSON object."`
+	Data            string   `arg:"" optional:"" help:"The event's data; - for standard input. What is not JSON is kept byte for byte."`
+	ExpectedVersion int64    `help:"The stream's last version; -1 must not exist, -2 anything, -4 must exist. With --ndjson: before its first line." default:"-2"`
+	ID              string   `name:"id" help:"The event's id; drawn when left out. Not with --ndjson."`
+	Tag             []string `help:"A tag; repeat for more. Not with --ndjson." sep:"none" placeholder:"T"`
+	Metadata        string   `help:"A JSON object. Not with --ndjson."`
 	Condition       []string `help:"What must hold besides, as subjects.md has it, such as {\"stream\":\"audit\",\"version\":3}; repeat for more. Not with --ndjson." sep:"none" placeholder:"JSON"`
-	NDJSON          bool     `name:"ndjson" help:"Read one event a line from standard input: {\"stream\":…,\"type\":…,\"data\":…,\"id\":…,\"tags\":…,\"metadata\":…}."`
+	NDJSON          bool     `name:"ndjson" help:"Read one event a line from standard input: {\"stream\":…,\"type\":…,\"data\":…,\"id\":…,\"tags\":…,\"metadata\":…}. Neighbouring lines of a stream go into one append, and into several where the store takes less at once."`
 }
 
 // Run appends one event, or with --ndjson every line of standard input.
@@ -34,6 +30,9 @@ func (c *appendCmd) Run(e *env) error {
 	if c.NDJSON {
 		if c.Type != "" {
 			return usagef("with --ndjson every line says its type; leave TYPE and DATA out")
+		}
+		if c.ID != "" || c.Metadata != "" || len(c.Tag) > 0 {
+			return usagef("with --ndjson every line says its id, metadata and tags; leave --id, --metadata and --tag out")
 		}
 		if len(c.Condition) > 0 {
 			return usagef("--condition is about one append, and --ndjson makes many")
@@ -70,20 +69,9 @@ func (c *appendCmd) Run(e *env) error {
 
 func (c *appendCmd) event(e *env) (api.NewEvent, error) {
 	event := api.NewEvent{ID: c.ID, Type: c.Type, Tags: c.Tag}
-	data := []byte(c.Data)
-	if c.Data == "-" {
-		var err error
-		if data, err = io.ReadAll(io.LimitReader(e.stdin, api.MaxEventData+1)); err != nil {
-			return event, fmt.Errorf("standard input: %w", err)
-		}
-		data = bytes.TrimRight(data, "\n")
-	}
-	switch {
-	case len(data) == 0:
-	case json.Valid(data) && utf8.Valid(data):
-		event.Data = data
-	default:
-		event.DataBase64 = data
+	var err error
+	if event.Data, event.DataBase64, err = payload(e, c.Data); err != nil {
+		return event, err
 	}
 	if c.Metadata != "" {
 		event.Metadata = json.RawMessage(c.Metadata)
@@ -103,11 +91,10 @@ type ndjsonLine struct {
 	api.NewEvent
 }
 
-// importBatch bounds one append of an import: neighbouring lines of one stream go together.
+// Bounds of one append of an import: neighbouring lines of one stream go together.
 const (
 	importBatch      = 500
 	importBatchBytes = api.MaxAppendRequest / 2
-	maxLine          = 2 * api.MaxEventData
 )
 
 // importLines appends the lines of standard input. An import that was cut off can be run again when the lines have ids: what is there
@@ -119,21 +106,11 @@ func (c *appendCmd) importLines(e *env) error {
 	}
 	defer done()
 	im := &importer{cmd: c, store: cl.Store(c.Store), ctx: e.ctx, streams: map[string]bool{}}
-	lines := bufio.NewScanner(e.stdin)
-	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
-	for n := 1; lines.Scan(); n++ {
-		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-			continue
-		}
-		if err := im.line(bytes.Clone(lines.Bytes())); err != nil {
-			return fmt.Errorf("line %d: %w (%d events were appended before)", n, err, im.appended)
-		}
+	if err = eachLine(e.stdin, im.line); err == nil {
+		err = im.flush()
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("standard input: %w", err)
-	}
-	if err := im.flush(); err != nil {
-		return fmt.Errorf("%w (%d events were appended before)", err, im.appended)
+	if err != nil {
+		return remarkf(err, "%d events were appended before", im.appended)
 	}
 	summary := map[string]any{"store": c.Store, "events": im.appended, "duplicates": im.duplicates, "streams": len(im.streams), "position": im.position}
 	return c.print(e, summary, func(w *tabwriter.Writer) {
@@ -149,71 +126,90 @@ type importer struct {
 	stream  string
 	batch   []api.NewEvent
 	bytes   int
+	first   int // the line that the batch begins with
+	last    int // and the one that it ends with
 	streams map[string]bool
 
 	appended, duplicates int
 	position             uint64
 }
 
-func (im *importer) line(raw []byte) error {
-	var l ndjsonLine
-	if err := api.Unmarshal(raw, &l); err != nil {
-		return err
+// line takes a line. An error that is not about it is about the batch before it.
+func (im *importer) line(n int, raw []byte) error {
+	event, err := im.event(raw)
+	if err != nil {
+		return remarkf(err, "line %d", n)
 	}
-	if im.cmd.Stream != "-" {
-		if l.Stream != "" && l.Stream != im.cmd.Stream {
-			return api.ErrBadRequest.With("the line is for stream %s, the command for %s; give - as the stream to let every line name its own", l.Stream, im.cmd.Stream)
-		}
-		l.Stream = im.cmd.Stream
-	}
-	if err := api.CheckStreamName(l.Stream); err != nil {
-		return err
-	}
-	if err := l.NewEvent.Check(0); err != nil {
-		return err
-	}
-	if l.Stream != im.stream || len(im.batch) >= importBatch || im.bytes+len(raw) > importBatchBytes {
+	if event.Stream != im.stream || len(im.batch) >= importBatch || im.bytes+len(raw) > importBatchBytes {
 		if err := im.flush(); err != nil {
 			return err
 		}
 	}
-	im.stream = l.Stream
-	im.batch = append(im.batch, l.NewEvent)
+	if len(im.batch) == 0 {
+		im.first = n
+	}
+	im.stream, im.last = event.Stream, n
+	im.batch = append(im.batch, event.NewEvent)
 	im.bytes += len(raw)
 	return nil
 }
 
+func (im *importer) event(raw []byte) (ndjsonLine, error) {
+	var l ndjsonLine
+	if err := api.Unmarshal(raw, &l); err != nil {
+		return l, err
+	}
+	if im.cmd.Stream != "-" {
+		if l.Stream != "" && l.Stream != im.cmd.Stream {
+			return l, api.ErrBadRequest.With("the line is for stream %s, the command for %s; give - as the stream to let every line name its own", l.Stream, im.cmd.Stream)
+		}
+		l.Stream = im.cmd.Stream
+	}
+	if err := api.CheckStreamName(l.Stream); err != nil {
+		return l, err
+	}
+	if err := l.NewEvent.Check(0); err != nil {
+		return l, err
+	}
+	return l, nil
+}
+
+// flush appends the batch.
 func (im *importer) flush() error {
-	if len(im.batch) == 0 {
+	batch := im.batch
+	im.batch, im.bytes = nil, 0
+	if len(batch) == 0 {
 		return nil
 	}
+	if err := im.append(batch); err != nil {
+		return remarkf(err, "lines %d to %d", im.first, im.last)
+	}
+	return nil
+}
+
+func (im *importer) append(batch []api.NewEvent) error {
 	expected := im.cmd.ExpectedVersion
 	if im.streams[im.stream] {
 		expected = client.Any // the expectation is about the stream before the import
 	}
 	ctx, cancel := context.WithTimeout(im.ctx, im.cmd.Timeout)
 	defer cancel()
-	res, err := im.store.Append(ctx, im.stream, im.batch, expected)
-	if errors.Is(err, api.ErrEventIDConflict) && len(im.batch) > 1 {
-		// A part of the batch is there already, from an import that was cut off with other neighbours: find out one by one.
-		batch := im.batch
-		for i := range batch {
-			im.batch, im.bytes = batch[i:i+1], 0
-			if err := im.flush(); err != nil {
-				return err
-			}
+	res, err := im.store.Append(ctx, im.stream, batch, expected)
+	if half := len(batch) / 2; half > 0 && (errors.Is(err, api.ErrEventIDConflict) || errors.Is(err, api.ErrTooLarge)) {
+		// A part of the batch is there already, from an import that was cut off with other neighbours, or the store takes less at once: halves are told apart.
+		if err := im.append(batch[:half]); err != nil {
+			return err
 		}
-		return nil
+		return im.append(batch[half:])
 	}
 	if err != nil {
 		return err
 	}
 	im.streams[im.stream] = true
-	im.appended += len(im.batch)
+	im.appended += len(batch)
 	if res.Duplicate {
-		im.duplicates += len(im.batch)
+		im.duplicates += len(batch)
 	}
 	im.position = max(im.position, res.Position)
-	im.batch, im.bytes = nil, 0
 	return nil
 }

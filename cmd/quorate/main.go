@@ -62,6 +62,7 @@ func main() {
 
 // run carries out one command line and returns the exit code.
 func run(e *env, args []string) int {
+	e = &env{ctx: e.ctx, stdin: &interruptible{ctx: e.ctx, from: e.stdin}, stdout: e.stdout, stderr: e.stderr}
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"text/tabwriter"
 	"time"
 
@@ -29,7 +28,7 @@ type snapshotPutCmd struct {
 	clientFlags
 	streamArgs
 	SnapshotVersion uint64 `arg:"" name:"version" help:"Of the last event that is in it."`
-	Data            string `arg:"" help:"JSON or any text; - reads standard input."`
+	Data            string `arg:"" help:"JSON or any text; - reads standard input. What is not JSON is kept byte for byte."`
 	Type            string `help:"What it is a snapshot of, and in which format, as Cart/1."`
 	Metadata        string `help:"A JSON object." placeholder:"JSON"`
 	Keep            int    `help:"So many of the newest stay; 0: all." default:"0"`
@@ -43,17 +42,9 @@ func (c *snapshotPutCmd) Run(e *env) error {
 		}
 		r.Metadata = json.RawMessage(c.Metadata)
 	}
-	data := []byte(c.Data)
-	if c.Data == "-" {
-		var err error
-		if data, err = io.ReadAll(e.stdin); err != nil {
-			return err
-		}
-	}
-	if json.Valid(data) {
-		r.Data = data
-	} else {
-		r.DataBase64 = data
+	var err error
+	if r.Data, r.DataBase64, err = payload(e, c.Data); err != nil {
+		return err
 	}
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
 		res, err := cl.Store(c.Store).PutSnapshot(ctx, c.Stream, r)

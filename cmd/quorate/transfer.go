@@ -2,10 +2,10 @@ package main
 
 import (
 	"bufio"
-	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
+	"iter"
 	"os"
 	"text/tabwriter"
 
@@ -27,6 +27,10 @@ func (c *exportCmd) Run(e *env) (err error) {
 		return err
 	}
 	defer done()
+	st := cl.Store(c.Store)
+	if err := c.answers(e, st); err != nil { // before there is a FILE
+		return err
+	}
 	out := e.stdout
 	if c.File != "-" {
 		file, err := os.OpenFile(c.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
@@ -36,15 +40,17 @@ func (c *exportCmd) Run(e *env) (err error) {
 		defer file.Close()
 		out = file
 	}
-	if err := c.answers(e, cl.Store(c.Store)); err != nil {
-		return err
-	}
 	w := bufio.NewWriterSize(out, 1<<20)
 	n, position := 0, c.After
-	for event, err := range cl.Store(c.Store).ReadAll(e.ctx, client.ReadOptions{From: c.After, PageSize: 2000}) {
+	events := patiently(e, c.Timeout, func(ctx context.Context) iter.Seq2[api.Event, error] {
+		return st.ReadAll(ctx, client.ReadOptions{From: c.After, PageSize: 2000})
+	})
+	for event, err := range events {
 		if err != nil {
-			w.Flush()
-			return fmt.Errorf("%w (%d events were written; go on with --after %d)", err, n, position)
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			return c.cutOff(err, n, position)
 		}
 		line, err := api.Marshal(event)
 		if err != nil {
@@ -69,6 +75,19 @@ func (c *exportCmd) Run(e *env) (err error) {
 	return nil
 }
 
+// cutOff says how to go on. A FILE without an event is of no use, and would be in the way of the next try.
+func (c *exportCmd) cutOff(err error, n int, position uint64) error {
+	switch {
+	case n > 0 && c.File != "-":
+		return remarkf(err, "%d events were written; go on with: quorate export %s --after %d >> %s", n, c.Store, position, c.File)
+	case n > 0:
+		return remarkf(err, "%d events were written; go on with --after %d", n, position)
+	case c.File != "-":
+		os.Remove(c.File)
+	}
+	return err
+}
+
 type importCmd struct {
 	clientFlags
 	Store string `arg:"" help:"The store."`
@@ -84,35 +103,32 @@ func (c *importCmd) Run(e *env) error {
 			return err
 		}
 		defer file.Close()
-		in = file
+		in = &interruptible{ctx: e.ctx, from: file} // it may be a pipe
 	}
 	cl, done, err := c.connect(e)
 	if err != nil {
 		return err
 	}
 	defer done()
-	im := cl.Store(c.Store).Import()
-	lines := bufio.NewReaderSize(in, 1<<20)
-	for n := 1; ; n++ {
-		raw, rerr := lines.ReadBytes('\n')
-		if rerr != nil && rerr != io.EOF {
-			return fmt.Errorf("line %d: %w (%d events are in the store)", n, rerr, im.Events)
-		}
-		if len(bytes.TrimSpace(raw)) > 0 {
-			event, err := exported(raw)
-			if err == nil {
-				err = im.Add(e.ctx, event)
-			}
-			if err != nil {
-				return fmt.Errorf("line %d, or one of the %d before it that were not appended yet: %w (%d events are in the store; import again when it is mended)", n, max(n-1-im.Events, 0), err, im.Events)
-			}
-		}
-		if rerr == io.EOF {
-			break
-		}
+	if err := c.answers(e, cl.Store(c.Store)); err != nil {
+		return err
 	}
-	if err := im.Flush(e.ctx); err != nil {
-		return fmt.Errorf("%w (%d events are in the store; import again to go on)", err, im.Events)
+	im := cl.Store(c.Store).Import()
+	err = eachLine(in, func(n int, raw []byte) error {
+		event, err := exported(raw)
+		if err != nil {
+			return remarkf(err, "line %d", n)
+		}
+		if err := im.Add(e.ctx, event); err != nil {
+			return remarkf(err, "line %d, or one of the %d before it that were not appended yet", n, max(n-1-im.Events, 0))
+		}
+		return nil
+	})
+	if err == nil {
+		err = im.Flush(e.ctx)
+	}
+	if err != nil {
+		return remarkf(err, "%d events are in the store; import again to go on", im.Events)
 	}
 	return c.print(e, map[string]any{"store": c.Store, "events": im.Events, "duplicates": im.Duplicates, "position": im.Position}, func(w *tabwriter.Writer) {
 		fmt.Fprintf(w, "%d events are in %s, %d of them were there already; the last has position %d\n", im.Events, c.Store, im.Duplicates, im.Position)
