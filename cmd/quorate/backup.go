@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
 	"time"
 
+	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
 )
 
@@ -16,22 +19,23 @@ type backupCmd struct {
 	clientFlags
 	Store string `arg:"" help:"The store."`
 	File  string `arg:"" help:"Where to; - for standard output. A file that is there is not replaced."`
-	Force bool   `help:"Replace the file when it is there."`
+	Force bool   `help:"Replace the file when it is there. Only a regular file is ever replaced."`
 	Quiet bool   `help:"Do not say how far it is." short:"q"`
 }
 
 // Run writes the backup beside the file first, so that FILE is a whole backup or not there.
 func (c *backupCmd) Run(e *env) error {
-	if c.File != "-" && !c.Force {
-		if _, err := os.Lstat(c.File); err == nil {
-			return usagef("%s is there already; give another name, or --force", c.File)
-		}
+	if err := c.check(); err != nil {
+		return err
 	}
 	cl, done, err := c.connect(e)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if err := c.answers(e, cl.Store(c.Store)); err != nil {
+		return err
+	}
 	out, finish, err := c.open(e)
 	if err != nil {
 		return err
@@ -51,6 +55,22 @@ func (c *backupCmd) Run(e *env) error {
 	})
 }
 
+// check refuses a FILE that is not to be replaced, or cannot be: what is put in its place is a regular file, which neither a device, a pipe nor a link would be any more.
+func (c *backupCmd) check() error {
+	info, err := os.Lstat(c.File)
+	switch {
+	case c.File == "-" || errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return usagef("%s is not a regular file; give another name, or - and send standard output there", c.File)
+	case !c.Force:
+		return usagef("%s is there already; give another name, or --force", c.File)
+	}
+	return nil
+}
+
 // open returns where to write, and what is to be called with the result.
 func (c *backupCmd) open(e *env) (io.Writer, func(error) error, error) {
 	if c.File == "-" {
@@ -64,21 +84,39 @@ func (c *backupCmd) open(e *env) (io.Writer, func(error) error, error) {
 		if err == nil {
 			err = tmp.Sync()
 		}
-		err = errors.Join(err, tmp.Close())
-		if err == nil {
-			err = os.Rename(tmp.Name(), c.File)
-		}
-		if err != nil {
+		if err = errors.Join(err, tmp.Close()); err != nil {
 			os.Remove(tmp.Name())
+			return err
 		}
-		return err
+		if err := c.place(tmp.Name()); err != nil {
+			return remarkf(err, "the backup is whole; it is in %s", tmp.Name())
+		}
+		return nil
 	}, nil
+}
+
+// place gives the finished backup its name. It may have taken long: what FILE is by now counts.
+func (c *backupCmd) place(tmp string) error {
+	if !c.Force { // a link is refused where a rename would replace what somebody made meanwhile
+		err := os.Link(tmp, c.File)
+		if err == nil {
+			return os.Remove(tmp)
+		}
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%s was made meanwhile, by somebody else; give another name, or --force", c.File)
+		}
+		// The file system has no links.
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	return os.Rename(tmp, c.File)
 }
 
 type restoreCmd struct {
 	clientFlags
 	Store    string `arg:"" help:"The store; created unless it is there, and then it must be empty."`
-	File     string `arg:"" help:"The backup; - for standard input."`
+	File     string `arg:"" help:"The backup, a regular file; - for standard input."`
 	Check    bool   `help:"Only say whether the backup is whole, and what is in it. STORE is not touched."`
 	NoVerify bool   `help:"Do not read the restored events again."`
 	Quiet    bool   `help:"Do not say how far it is." short:"q"`
@@ -110,18 +148,42 @@ func (c *restoreCmd) Run(e *env) error {
 		return err
 	}
 	defer done()
+	if err := c.reaches(e, cl); err != nil {
+		return err
+	}
 	show := newShown(e, c.Quiet, "restored")
 	err = cl.Restore(e.ctx, c.Store, backup, client.RestoreOptions{Progress: show.progress, NoVerify: c.NoVerify})
 	show.end()
 	if err != nil {
+		if p := show.progressed; p.Events > 0 && !p.Check {
+			err = remarkf(err, "the restore is at position %d of %d; start it again to go on", p.Events, p.Target)
+		}
 		return err
 	}
 	return c.print(e, what, func(w *tabwriter.Writer) { fmt.Fprintf(w, "%s is restored from %s\n", c.Store, from) })
 }
 
+// reaches reports, within the time limit, why nothing can be restored there. The store may be missing.
+func (c *restoreCmd) reaches(e *env, cl *client.Client) error {
+	ctx, cancel := context.WithTimeout(e.ctx, c.Timeout)
+	defer cancel()
+	_, err := cl.StoreRecord(ctx, c.Store)
+	if errors.Is(err, api.ErrConfigNotFound) {
+		return nil
+	}
+	return err
+}
+
 // open returns the file. Standard input is kept in a temporary one: nothing is sent before all of it was checked.
 func (c *restoreCmd) open(e *env) (*os.File, error) {
 	if c.File != "-" {
+		info, err := os.Stat(c.File) // before it is opened: a pipe would wait for its writer
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			return nil, usagef("%s is not a regular file; a backup is read more than once: give a file, or - and send it to standard input", c.File)
+		}
 		return os.Open(c.File)
 	}
 	tmp, err := os.CreateTemp("", "quorate-restore-*")
@@ -147,6 +209,8 @@ type shown struct {
 	last  time.Time
 	said  bool
 	check bool
+
+	progressed client.BackupProgress // the last that was told
 }
 
 func newShown(e *env, quiet bool, verb string) *shown {
@@ -158,6 +222,7 @@ func newShown(e *env, quiet bool, verb string) *shown {
 }
 
 func (s *shown) progress(p client.BackupProgress) {
+	s.progressed = p
 	now := time.Now()
 	if now.Sub(s.last) < showEvery {
 		return
