@@ -151,13 +151,16 @@ func (f *clientFlags) watch(e *env, subject string, line func([]byte) string) er
 }
 
 type healthCmd struct {
-	URL string `arg:"" optional:"" default:"http://127.0.0.1:8222" help:"The node's --http address."`
+	URL string `arg:"" optional:"" default:"http://127.0.0.1:8222" help:"The node's --http address, or a URL."`
 }
 
 // Run exits 0 when the node is ready.
 func (c *healthCmd) Run(e *env) error {
 	ctx, cancel := context.WithTimeout(e.ctx, 5*time.Second)
 	defer cancel()
+	if !strings.Contains(c.URL, "://") {
+		c.URL = "http://" + c.URL
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.URL, "/")+"/readyz", nil)
 	if err != nil {
 		return usageError{err}

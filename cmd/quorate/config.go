@@ -32,6 +32,17 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 	return fileConfig(c), nil
 }
 
+// emptyIsUnset has a variable that is set and empty say nothing, as compose files and scripts leave them, but where a flag's tag says that empty is a value.
+func emptyIsUnset(k *kong.Kong) error {
+	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
+		if f, ok := node.(*kong.Flag); ok && !f.Tag.Has("emptyisvalue") {
+			f.Envs = slices.DeleteFunc(f.Envs, func(name string) bool { v, set := os.LookupEnv(name); return set && v == "" })
+			f.Tag.Envs = f.Envs
+		}
+		return next(nil)
+	})
+}
+
 // Validate refuses keys that no flag has: a misspelt one would otherwise pass unseen.
 func (c fileConfig) Validate(app *kong.Application) error {
 	known := map[string]bool{}
@@ -66,15 +77,15 @@ func (c fileConfig) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 	return nil, nil
 }
 
-// plainValue turns a YAML value into the text that the flag would be given.
+// plainValue turns a YAML value into the text, or the list of texts, that the flag would be given.
 func plainValue(value any) (any, error) {
 	switch v := value.(type) {
 	case []any:
-		parts := make([]string, len(v))
+		items := make([]any, len(v))
 		for i, item := range v {
-			parts[i] = fmt.Sprint(item)
+			items[i] = fmt.Sprint(item)
 		}
-		return strings.Join(parts, ","), nil
+		return items, nil
 	case map[string]any:
 		return nil, errors.New("needs a value or a list, not a section")
 	case nil:

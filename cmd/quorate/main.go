@@ -65,17 +65,9 @@ func run(e *env, args []string) int {
 	e = &env{ctx: e.ctx, stdin: &interruptible{ctx: e.ctx, from: e.stdin}, stdout: e.stdout, stderr: e.stderr}
 	var c cli
 	exited := -1
-	parser, err := kong.New(&c,
-		kong.Name("quorate"),
-		kong.Description("An event-store cluster that speaks NATS. Start with: quorate dev"),
-		kong.DefaultEnvars("QUORATE"),
-		kong.Configuration(loadYAML),
-		kong.Vars{"version": "quorate " + api.Version},
+	parser, err := newParser(&c,
 		kong.Writers(e.stdout, e.stderr),
 		kong.Exit(func(code int) { exited = code; panic(exitPanic{}) }),
-		kong.WithHyphenPrefixedParameters(true), // --expected-version -1
-		kong.UsageOnError(),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 		kong.Bind(e),
 	)
 	if err != nil {
@@ -90,6 +82,20 @@ func run(e *env, args []string) int {
 		return report(e.stderr, err)
 	}
 	return exitDone
+}
+
+func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(c, append([]kong.Option{
+		kong.Name("quorate"),
+		kong.Description("An event-store cluster that speaks NATS. Start with: quorate dev"),
+		kong.DefaultEnvars("QUORATE"),
+		kong.PostBuild(emptyIsUnset), // behind DefaultEnvars, which says what the variables are
+		kong.Configuration(loadYAML),
+		kong.Vars{"version": "quorate " + api.Version},
+		kong.WithHyphenPrefixedParameters(true), // --expected-version -1
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+	}, options...)...)
 }
 
 type exitPanic struct{}

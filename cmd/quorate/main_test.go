@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,13 +23,18 @@ import (
 func parseServer(t *testing.T, args ...string) (serverCmd, error) {
 	t.Helper()
 	var c cli
-	parser, err := kong.New(&c, kong.Name("quorate"), kong.DefaultEnvars("QUORATE"), kong.Configuration(loadYAML), kong.Vars{"version": "v"},
-		kong.WithHyphenPrefixedParameters(true), kong.Bind(&env{}))
+	err := parseInto(t, &c, append([]string{"server"}, args...)...)
+	return c.Server, err
+}
+
+func parseInto(t *testing.T, c *cli, args ...string) error {
+	t.Helper()
+	parser, err := newParser(c, kong.Bind(&env{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = parser.Parse(append([]string{"server"}, args...))
-	return c.Server, err
+	_, err = parser.Parse(args)
+	return err
 }
 
 // TestThreeWaysToSayIt: flags, environment and file agree.
@@ -84,7 +92,9 @@ func TestExitCodes(t *testing.T) {
 	for _, row := range []struct {
 		args []string
 		code int
-	}{{[]string{"--version"}, 0}, {[]string{"--help"}, 0}, {[]string{"server", "--help"}, 0}, {nil, 2}, {[]string{"nosuch"}, 2}, {[]string{"append"}, 2}, {[]string{"dev", "--nodes", "0"}, 2}} {
+	}{{[]string{"--version"}, 0}, {[]string{"--help"}, 0}, {[]string{"server", "--help"}, 0}, {nil, 2}, {[]string{"nosuch"}, 2}, {[]string{"append"}, 2},
+		{[]string{"append", "orders", "-", "--ndjson", "--tag", "vip"}, 2}, {[]string{"read", "orders", "--from-end"}, 2}, {[]string{"read", "orders", "--follow", "--from-end", "--from", "3"}, 2},
+		{[]string{"store", "update", "orders"}, 2}, {[]string{"dev", "--nodes", "0"}, 2}} {
 		var out, errs bytes.Buffer
 		if code := run(&env{ctx: t.Context(), stdout: &out, stderr: &errs}, row.args); code != row.code {
 			t.Errorf("%v: exit code %d, wanted %d\n%s%s", row.args, code, row.code, &out, &errs)
@@ -114,6 +124,62 @@ func TestReport(t *testing.T) {
 		var errs bytes.Buffer
 		if code := report(&errs, row.err); code != row.code || errs.String() != row.want {
 			t.Errorf("%v: exit code %d, %q; wanted %d, %q", row.err, code, &errs, row.code, row.want)
+		}
+	}
+}
+
+// A comma is a character like others in types, tags and names of streams. A file has lists of them.
+func TestCommas(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "q.yaml")
+	if err := os.WriteFile(file, []byte("type: [\"Moved,twice\", Left]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--type", "Moved,twice", "--type", "Left"}, {"--config", file}} {
+		var c cli
+		if err := parseInto(t, &c, append([]string{"read", "orders"}, args...)...); err != nil || !slices.Equal(c.Read.Type, []string{"Moved,twice", "Left"}) {
+			t.Errorf("%v: %q, %v", args, c.Read.Type, err)
+		}
+	}
+	var c cli
+	err := parseInto(t, &c, "subscription", "create", "orders", "mail", "--stream-prefix", "a,b", "--tag", "c,d", "--type", "e,f")
+	if got := c.Subscription.Create; err != nil || !slices.Equal(slices.Concat(got.StreamPrefix, got.Tag, got.Type), []string{"a,b", "c,d", "e,f"}) {
+		t.Errorf("%v, %+v", err, got)
+	}
+	if err := parseInto(t, &c, "append", "orders", "s", "T", "--tag", "a,b"); err != nil || !slices.Equal(c.Append.Tag, []string{"a,b"}) {
+		t.Errorf("%v, %q", err, c.Append.Tag)
+	}
+}
+
+// A variable that is set and empty, as compose files have it, says nothing; the next one that means the same is asked, and the file. QUORATE_HTTP= is no HTTP.
+func TestEmptyVariables(t *testing.T) {
+	dir := t.TempDir()
+	creds, file := filepath.Join(dir, "creds"), filepath.Join(dir, "q.yaml")
+	for path, text := range map[string]string{creds: "", file: "name: n7\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"QUORATE_CONFIG", "QUORATE_CREDS", "QUORATE_TLSCA", "NATS_CA", "QUORATE_TIMEOUT", "QUORATE_JSON", "QUORATE_PREFIX", "QUORATE_EXPECT", "QUORATE_JOIN", "QUORATE_NAME", "QUORATE_HTTP"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("NATS_CREDS", creds)
+	var c cli
+	if err := parseInto(t, &c, "store", "list"); err != nil || c.Store.List.Creds != creds || c.Store.List.TLSCA != "" || c.Store.List.Timeout == 0 || c.Store.List.Prefix != "es" {
+		t.Errorf("%v, %+v", err, c.Store.List)
+	}
+	if got, err := parseServer(t, "--config", file); err != nil || got.Name != "n7" || got.Expect != 1 || got.Join != nil || got.HTTP != "" {
+		t.Errorf("%v, %+v", err, got)
+	}
+}
+
+// TestHealth: the node may be named as its --http has it.
+func TestHealth(t *testing.T) {
+	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
+	defer node.Close()
+	for _, at := range []string{node.URL, node.URL + "/", strings.TrimPrefix(node.URL, "http://")} {
+		var out, errs bytes.Buffer
+		if code := run(&env{ctx: t.Context(), stdout: &out, stderr: &errs}, []string{"health", at}); code != exitDone || out.String() != "/readyz" {
+			t.Errorf("%s: exit code %d, %s%s", at, code, &out, &errs)
 		}
 	}
 }

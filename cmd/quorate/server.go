@@ -38,12 +38,12 @@ type serverCmd struct {
 	RaftTLSCert   string   `name:"raft-tls-cert" help:"This node's certificate for Raft connections, in PEM; with --raft-tls-key and --raft-tls-ca both sides must show one." placeholder:"FILE"`
 	RaftTLSKey    string   `name:"raft-tls-key" help:"The certificate's private key, in PEM." placeholder:"FILE"`
 	RaftTLSCA     string   `name:"raft-tls-ca" help:"The authority that signed every node's certificate, in PEM." placeholder:"FILE"`
-	HTTP          string   `name:"http" help:"Dashboard, /healthz, /readyz and /metrics; empty for none." default:"127.0.0.1:8222" placeholder:"HOST:PORT"`
-	Join          []string `help:"--cluster-listen of another node; repeat for more." placeholder:"HOST:PORT"`
+	HTTP          string   `name:"http" help:"Dashboard, /healthz, /readyz and /metrics; empty for none." default:"127.0.0.1:8222" emptyisvalue:"" placeholder:"HOST:PORT"`
+	Join          []string `help:"--cluster-listen of another node; repeat for more, or separate them by commas." placeholder:"HOST:PORT"`
 	Expect        int      `help:"How many nodes form the cluster. Matters until it is formed." default:"1"`
 	ClusterName   string   `help:"Nodes of another cluster name are refused." default:"quorate"`
 	Prefix        string   `help:"What all subjects begin with." default:"es"`
-	InboxPrefix   []string `help:"Prefix that reply subjects may begin with, beyond _INBOX.; repeat for more." placeholder:"PREFIX"`
+	InboxPrefix   []string `help:"Prefix that reply subjects may begin with, beyond _INBOX.; repeat for more, or separate them by commas." placeholder:"PREFIX"`
 	Pprof         bool     `help:"Serve /debug/pprof/ on --http."`
 	logFlags
 }

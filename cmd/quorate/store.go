@@ -104,6 +104,9 @@ type storeUpdateCmd struct {
 }
 
 func (c *storeUpdateCmd) Run(e *env) error {
+	if c.Description == nil && c.limitFlags == (limitFlags{}) {
+		return usagef("nothing is to be changed; give --description or a limit")
+	}
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
 		record, err := cl.StoreRecord(ctx, c.Name)
 		if err != nil {
@@ -113,11 +116,15 @@ func (c *storeUpdateCmd) Run(e *env) error {
 		if c.Description != nil {
 			options.Description = *c.Description
 		}
+		c.change(&options.Limits)
 		if c.ExpectedVersion != nil {
 			expected = *c.ExpectedVersion
 		}
-		if c.change(&options.Limits); options == record.Options {
-			return usagef("nothing is to be changed; give --description or a limit")
+		if options == record.Options && expected == int64(record.Version) { // a version more would say that something was changed
+			res := api.ConfigPutResponse{Reply: api.Reply{Type: api.TypeConfigPut}, Store: c.Name, Version: record.Version, Incarnation: record.Incarnation}
+			return c.print(e, res, func(w *tabwriter.Writer) {
+				fmt.Fprintf(w, "store %s is at version %d; it was so already\n", res.Store, res.Version)
+			})
 		}
 		res, err := cl.CreateStore(ctx, c.Name, api.ConfigPutRequest{Options: &options, ExpectedVersion: &expected})
 		if err != nil {

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/quorate/quorate/api"
+	"github.com/quorate/quorate/client"
 	"github.com/quorate/quorate/internal/testcluster"
 )
 
@@ -32,6 +35,7 @@ func quorate(t *testing.T, c *testcluster.Cluster, stdin string, args ...string)
 // TestCommandLine goes through the subcommands as a person and as a script would: what they print, where, and with which exit code.
 func TestCommandLine(t *testing.T) {
 	c := testcluster.Start(t, 1)
+	exported := filepath.Join(t.TempDir(), "orders.ndjson")
 	type row struct {
 		args   []string
 		stdin  string
@@ -45,6 +49,8 @@ func TestCommandLine(t *testing.T) {
 		{args: []string{"store", "create", "a.b"}, code: 1, stderr: "bad_name:"},
 		{args: []string{"store", "list"}, stdout: "tea"},
 		{args: []string{"store", "update", "orders", "--description", "coffee"}, stdout: "version 1"},
+		{args: []string{"store", "update", "orders", "--description", "coffee"}, stdout: "version 1; it was so already"},
+		{args: []string{"store", "update", "orders", "--description", "coffee", "--expected-version", "0"}, code: 1, stderr: "wrong_expected_version:"},
 		{args: []string{"store", "update", "nosuch", "--description", "x"}, code: 1, stderr: "config_not_found:"},
 		{args: []string{"store", "update", "orders"}, code: 2, stderr: "nothing is to be changed"},
 		{args: []string{"store", "update", "orders", "--max-streams", "100", "--max-event-bytes", "1000"}, stdout: "version 2"},
@@ -62,9 +68,15 @@ func TestCommandLine(t *testing.T) {
 		{args: []string{"append", "nosuch", "s", "T"}, code: 1, stderr: "store_not_found:"},
 		{args: []string{"append", "orders", "-", "--ndjson"}, stdin: `{"stream":"a","type":"A"}` + "\n" + `{"stream":"b","type":"B","data":1,"id":"b1"}` + "\n\n", stdout: "2 events in 2 streams"},
 		{args: []string{"append", "orders", "-", "--ndjson"}, stdin: `{"stream":"b","type":"B","data":1,"id":"b1"}`, stdout: "1 of them were there already"},
-		{args: []string{"append", "orders", "-", "--ndjson"}, stdin: `{"stream":"a","type":"A"}` + "\n" + `{"stream":"a","typ":"A"}`, code: 1, stderr: "bad_request:"},
+		{args: []string{"append", "orders", "-", "--ndjson"}, stdin: `{"stream":"a","type":"A"}` + "\n" + `{"stream":"a","typ":"A"}`, code: 1, stderr: "(line 2; 0 events were appended before)"},
+		{args: []string{"import", "orders"}, stdin: `{"stream":"a","type":"A","id":"a1"}` + "\n\n" + `{"stream":"a","typ":"A"}`, code: 1, stderr: "(line 3; 0 events are in the store; import again to go on)"},
+		{args: []string{"export", "nosuch", exported}, code: 1, stderr: "store_not_found:"},
+		{args: []string{"export", "orders", exported}, stdout: "5 events of orders written"},
 		{args: []string{"read", "orders", "order-1"}, stdout: `order-1@0  Placed  {"total":12}`},
 		{args: []string{"read", "orders", "order-1"}, stdout: "base64"},
+		{args: []string{"read", "orders", "--follow", "--limit", "1"}, stdout: "order-1@0  Placed"},
+		{args: []string{"read", "orders", "order-1", "--follow", "--limit", "1"}, stdout: "order-1@0  Placed"},
+		{args: []string{"read", "orders", "--consistency", "local", "--limit", "1"}, stdout: "order-1@0  Placed"},
 		{args: []string{"read", "orders", "--tag", "vip", "--json"}, stdout: `"type":"Placed"`},
 		{args: []string{"read", "orders", "--backward", "--limit", "1"}, stdout: "b@0  B  1"},
 		{args: []string{"read", "orders", "nosuch"}, code: 1, stderr: "stream_not_found:"},
@@ -99,7 +111,11 @@ func TestCommandLine(t *testing.T) {
 		{args: []string{"cluster", "leaders"}, stdout: "orders"},
 		{args: []string{"cluster", "transfer", "orders", "--to", "n7"}, code: 1, stderr: "node_not_found:"},
 		{args: []string{"health", "http://" + c.Nodes[0].HTTP}, stdout: `"ready":true`},
+		{args: []string{"health", c.Nodes[0].HTTP}, stdout: `"ready":true`},
 		{args: []string{"health", "http://127.0.0.1:1"}, code: 1, stderr: "refused"},
+		{args: []string{"store", "create", "small", "--max-append-events", "3"}, stdout: "created"},
+		{args: []string{"append", "small", "s", "--ndjson", "--expected-version", "-1"}, stdin: strings.Repeat(`{"type":"A"}`+"\n", 8), stdout: "8 events in 1 streams"},
+		{args: []string{"append", "small", "s", "--ndjson", "--expected-version", "-1"}, stdin: strings.Repeat(`{"type":"A"}`+"\n", 8), code: 1, stderr: "lines 1 to 8; 0 events"},
 		{args: []string{"store", "delete", "orders", "--expected-version", "0"}, code: 1, stderr: "wrong_expected_version:"},
 		{args: []string{"store", "delete", "orders"}, stdout: "deleted"},
 		{args: []string{"store", "info", "orders"}, code: 1, stderr: "store_not_found:"},
@@ -115,6 +131,83 @@ func TestCommandLine(t *testing.T) {
 		}
 		if r.code == 0 && stderr != "" {
 			t.Errorf("quorate %s: it worked, but standard error says %q", strings.Join(r.args, " "), stderr)
+		}
+	}
+}
+
+// TestFromEnd: read --follow --from-end prints what comes, and nothing of what is there.
+func TestFromEnd(t *testing.T) {
+	c := testcluster.Start(t, 1)
+	quorate(t, c, "", "store", "create", "orders")
+	quorate(t, c, "", "append", "orders", "s", "Before")
+	came := make(chan string)
+	go func() {
+		out, _, _ := quorate(t, c, "", "read", "orders", "--follow", "--from-end", "--limit", "1")
+		came <- out
+	}()
+	st := c.Client().Store("orders")
+	for { // until one comes after the reader has begun
+		if _, err := st.Append(t.Context(), "s", []api.NewEvent{{Type: "After"}}, client.Any); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case out := <-came:
+			if !strings.Contains(out, "After") || strings.Count(out, "\n") != 1 {
+				t.Errorf("got %q", out)
+			}
+			return
+		default:
+		}
+	}
+}
+
+// TestNobodyAnswers: every command that asks a cluster gives up within --timeout, also those that go on for as long as there is something to do.
+func TestNobodyAnswers(t *testing.T) {
+	c := testcluster.Start(t, 1)
+	backup := filepath.Join(t.TempDir(), "orders.backup")
+	quorate(t, c, "", "store", "create", "orders")
+	if _, stderr, code := quorate(t, c, "", "backup", "orders", backup); code != 0 {
+		t.Fatal(stderr)
+	}
+	for _, args := range [][]string{
+		{"read", "orders"}, {"read", "orders", "--consistency", "local"}, {"read", "orders", "--consistency", "local", "--follow"}, {"read", "orders", "--follow"}, {"stream", "list", "orders"},
+		{"export", "orders"}, {"import", "orders"}, {"append", "orders", "s", "--ndjson"}, {"backup", "orders", "-"}, {"restore", "copy", backup}, {"subscription", "info", "orders", "mail"},
+	} {
+		_, stderr, code := quorate(t, c, `{"stream":"s","type":"T"}`, append(args, "--prefix", "nosuch", "--timeout", "50ms")...)
+		if code != 1 || !strings.Contains(stderr, "is this a Quorate cluster") {
+			t.Errorf("%v: exit code %d, %s", args, code, stderr)
+		}
+	}
+}
+
+// TestInterruptedImport: a signal ends a command that reads its standard input; what is said then tells how to go on.
+func TestInterruptedImport(t *testing.T) {
+	c := testcluster.Start(t, 1)
+	quorate(t, c, "", "store", "create", "orders")
+	for _, args := range [][]string{{"import", "orders"}, {"append", "orders", "-", "--ndjson"}} {
+		ctx, cancel := context.WithTimeout(context.Background(), testcluster.Patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, testcluster.Binary(t), args...)
+		cmd.Env = append(os.Environ(), "NATS_URL="+c.Nodes[0].URL())
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// More than a pipe holds: when all is written, the command is reading.
+		if _, err := io.WriteString(in, strings.Repeat(`{"stream":"s","type":"T"}`+"\n", 20_000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "events") {
+			t.Errorf("%v: exit code %d, %s", args, code, &errs)
 		}
 	}
 }
