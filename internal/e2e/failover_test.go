@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -206,6 +207,9 @@ func TestNoMajority(t *testing.T) {
 	read, failed := request[api.ReadResponse](t, nc, "es.orders.read.stream.s", `{"consistency":"local"}`)
 	if failed != nil || len(read.Events) != 1 {
 		t.Errorf("local read: %v, %d events", failed, len(read.Events))
+	}
+	if stdout, stderr, code := quorate(t, c, "", "read", "orders", "--consistency", "local", "--server", c.Nodes[2].URL()); code != 0 || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("quorate read --consistency local: exit code %d, %s%s", code, stdout, stderr)
 	}
 	c.Nodes[0].Start()
 	c.Nodes[1].Start()
