@@ -100,6 +100,17 @@ func (d *disk) Remove(name string) error {
 	return nil
 }
 
+func (d *disk) Rename(from, to string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cut {
+		return errCut
+	}
+	d.files[to] = d.files[from]
+	delete(d.files, from)
+	return nil
+}
+
 func (d *disk) List() ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
