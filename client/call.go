@@ -62,6 +62,9 @@ func call[T any, P interface {
 	*T
 	Failure() *api.Error
 }](ctx context.Context, c *Client, r request) (*T, error) {
+	if err := c.check(r.subject); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.subject, err)
+	}
 	payload, err := api.Marshal(r.body)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r.subject, err)
@@ -87,7 +90,7 @@ func call[T any, P interface {
 		if err == nil {
 			v := P(new(T))
 			if err := api.UnmarshalReply(m.Data, v); err != nil {
-				return nil, fmt.Errorf("%s: the reply is not understood: %w", r.subject, err)
+				return nil, explain(r, nil, fmt.Errorf("the reply is not understood: %w", err), r.effect != reads)
 			}
 			failure := v.Failure()
 			if failure == nil {
@@ -113,6 +116,25 @@ func call[T any, P interface {
 			timer.Stop()
 		}
 	}
+}
+
+// check refuses a subject that no node would hear of, since NATS takes none with an empty token, so that it is not tried until ctx ends.
+func (c *Client) check(subject string) error {
+	p, refused := c.subjects.Parse(subject)
+	if refused != nil {
+		return refused
+	}
+	verb, known := api.FindVerb(p)
+	switch {
+	case known && verb.Name == "<name>": // of a subscription
+		refused = api.CheckSubscriptionName(p.Name)
+	case p.Name != "": // of a store or node too: they are told more by those who answer
+		refused = api.CheckStreamName(p.Name)
+	}
+	if refused != nil {
+		return refused
+	}
+	return nil
 }
 
 // once sends the request and waits for its answer, until the try's time is over or the connection is lost.

@@ -148,6 +148,48 @@ func TestOutcomeUnknown(t *testing.T) {
 	}
 }
 
+// TestGarbledAnswer: a write whose answer cannot be read may have taken effect; a read has none.
+func TestGarbledAnswer(t *testing.T) {
+	ctx, st := ctxFor(t), answered(t, "garbled", func(*nats.Conn, *nats.Msg) []byte { return []byte("{") }).Store("s")
+	if _, err := st.Append(ctx, "a", numbered(0, 1), client.Any); !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("an append: %v", err)
+	}
+	if _, err := st.Info(ctx); err == nil || errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("a read: %v", err)
+	}
+}
+
+// TestNames: a name that NATS would deliver to nobody is refused at once, and no request is sent.
+func TestNames(t *testing.T) {
+	ctx := ctxFor(t)
+	cl := answered(t, "names", func(_ *nats.Conn, m *nats.Msg) []byte {
+		t.Errorf("a request was sent to %s", m.Subject)
+		return nil
+	})
+	st := cl.Store("s")
+	for _, name := range []string{"a..b", "a.", ".a", ".", "a b", "a.*", "a.>"} {
+		if _, err := st.Append(ctx, name, numbered(0, 1), client.Any); !errors.Is(err, api.ErrBadName) {
+			t.Errorf("append to %q: %v", name, err)
+		}
+		if _, err := st.StreamState(ctx, name); !errors.Is(err, api.ErrBadName) {
+			t.Errorf("read %q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", ".", "a.b", "a b", "*"} {
+		if err := st.Subscription(name).Delete(ctx); !errors.Is(err, api.ErrBadName) {
+			t.Errorf("delete the subscription %q: %v", name, err)
+		}
+		if _, err := st.Subscription(name).Info(ctx); !errors.Is(err, api.ErrBadName) {
+			t.Errorf("read the subscription %q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", "a..b", ".", "*"} {
+		if _, err := cl.Store(name).Info(ctx); !errors.Is(err, api.ErrBadName) && !errors.Is(err, api.ErrBadSubject) {
+			t.Errorf("read the store %q: %v", name, err)
+		}
+	}
+}
+
 // TestRead: pages join without a gap or a double, whatever their size, in both directions and with limits.
 func TestRead(t *testing.T) {
 	ctx, st := ctxFor(t), newStore(t, "reading")

@@ -10,7 +10,8 @@
 // that: [Aggregates] for states that are made of one stream, and [Decide] for decisions that depend on events in any stream.
 //
 // Every call goes on trying until it is answered for good or its context is done: through changes of leader, nodes that die, and reconnects of the connection. So give it a
-// context that ends. Errors of the cluster are *api.Error and matched with errors.Is, as api.ErrWrongVersion; ErrOutcomeUnknown is the one that is no answer.
+// context that ends. Errors of the cluster are *api.Error and matched with errors.Is, as api.ErrWrongVersion; ErrOutcomeUnknown is the one that is no answer. Names are checked before
+// anything is sent (api.ErrBadName).
 //
 // The invariant: an append carries its event ids from the first try on, so trying it again after a time-out or a change of leader cannot write it twice.
 //

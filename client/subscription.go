@@ -31,7 +31,7 @@ func (s *Store) Subscriptions(ctx context.Context) ([]api.SubscriptionInfo, erro
 func (p *Subscription) Name() string { return p.name }
 
 func (p *Subscription) write(verb string, twice effect, body any) request {
-	return request{subject: p.store.client.subjects.Write(p.store.name, "subscription", verb+"."+p.name), effect: twice, body: body}
+	return request{subject: p.store.client.subjects.Write(p.store.name, "subscription."+verb, p.name), effect: twice, body: body}
 }
 
 func (p *Subscription) read(verb string, body any) request {
