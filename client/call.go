@@ -22,14 +22,15 @@ var ErrOutcomeUnknown error = api.ErrOutcomeUnknown
 type effect int
 
 const (
-	reads  effect = iota // changes nothing
-	safe                 // has the same effect once or twice, and the same answer
-	single               // may have another effect or answer the second time
+	reads   effect = iota // changes nothing
+	safe                  // has the same effect once or twice, and the same answer: a refusal says that no try before had any
+	guarded               // has no second effect on what somebody did since the first, but may be refused for it: that says nothing of the first
+	single                // may have another effect or answer the second time
 )
 
 // unless is safe when what the request says keeps a second try from meeting what somebody did since the first, and single when not.
-func unless(guarded bool) effect {
-	if guarded {
+func unless(idempotent bool) effect {
+	if idempotent {
 		return safe
 	}
 	return single

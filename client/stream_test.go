@@ -2,7 +2,12 @@ package client_test
 
 import (
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
@@ -94,5 +99,91 @@ func TestStreams(t *testing.T) {
 	}
 	if _, err := st.Append(ctx, "a", numbered(0, 1), client.Any); !errors.Is(err, api.ErrStreamDeleted) {
 		t.Errorf("append behind a tombstone: %v", err)
+	}
+}
+
+// lossy returns a handle on the store whose first write is carried out and not answered. Then meanwhile happens, and happened is closed, before another one is sent.
+func lossy(t *testing.T, st *client.Store, meanwhile func()) (lost *client.Store, happened <-chan struct{}) {
+	t.Helper()
+	var writes atomic.Int32
+	done := make(chan struct{})
+	lost = between(t, st, func(m *nats.Msg, send func() []byte) []byte {
+		if !strings.Contains(m.Subject, ".write.") {
+			return send()
+		}
+		if writes.Add(1) == 1 {
+			send()
+			meanwhile()
+			close(done)
+			return nil
+		}
+		<-done
+		return send()
+	}, client.WithTryTimeout(200*time.Millisecond))
+	return lost, done
+}
+
+// TestDeleteRetried: a delete that took effect, whose answer was lost, is not said to be refused because somebody has brought the stream back since.
+func TestDeleteRetried(t *testing.T) {
+	for _, row := range []struct {
+		name      string
+		meanwhile bool // somebody appends
+		request   func(last int64) api.DeleteStreamRequest
+		want      error
+	}{
+		{"nothing happens", false, func(last int64) api.DeleteStreamRequest { return api.DeleteStreamRequest{ExpectedVersion: &last} }, nil},
+		{"it comes back", true, func(last int64) api.DeleteStreamRequest { return api.DeleteStreamRequest{ExpectedVersion: &last} }, client.ErrOutcomeUnknown},
+		{"whatever version", true, func(int64) api.DeleteStreamRequest {
+			v := client.Exists
+			return api.DeleteStreamRequest{ExpectedVersion: &v}
+		}, client.ErrOutcomeUnknown},
+		{"for ever", true, func(last int64) api.DeleteStreamRequest {
+			return api.DeleteStreamRequest{ExpectedVersion: &last, Hard: true}
+		}, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ctx, st := ctxFor(t), newStore(t, "delete-retried")
+			if _, err := st.Append(ctx, "a", numbered(0, 6), client.NoStream); err != nil {
+				t.Fatal(err)
+			}
+			lost, happened := lossy(t, st, func() {
+				if row.meanwhile {
+					_, _ = st.Append(ctx, "a", numbered(6, 1), client.Any) // a stream that is deleted for ever takes none
+				}
+			})
+			if _, err := lost.DeleteStream(ctx, "a", row.request(5)); !errors.Is(err, row.want) {
+				t.Errorf("got %v, want %v", err, row.want)
+			}
+			<-happened
+			state, err := st.StreamState(ctx, "a")
+			if err != nil || state.FirstVersion != 6 || state.Deleted == row.meanwhile && !state.Tombstoned {
+				t.Errorf("%+v, %v", state, err)
+			}
+		})
+	}
+}
+
+// TestMetadataIsNotSetTwice: what somebody else has set since is not replaced by a second try, though it is at the version that was expected.
+func TestMetadataIsNotSetTwice(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "metadata-retried")
+	if _, err := st.Append(ctx, "a", numbered(0, 6), client.NoStream); err != nil {
+		t.Fatal(err)
+	}
+	last := int64(5)
+	set := func(s *client.Store, by string) error {
+		_, err := s.SetStreamMetadata(ctx, "a", api.StreamMetadataRequest{Custom: []byte(by), ExpectedVersion: &last})
+		return err
+	}
+	lost, happened := lossy(t, st, func() {
+		if err := set(st, `{"by":"second"}`); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := set(lost, `{"by":"first"}`); !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("got %v", err)
+	}
+	<-happened
+	if state, err := st.StreamState(ctx, "a"); err != nil || string(state.Custom) != `{"by":"second"}` {
+		t.Errorf("%+v, %v", state, err)
 	}
 }
