@@ -121,7 +121,7 @@ func (j *backupJob) page(ctx context.Context, r api.BackupKeysRequest) (*api.Bac
 
 func (j *backupJob) same(incarnation uint64) error {
 	if incarnation != j.incarnation {
-		return fmt.Errorf("the store was deleted and created again meanwhile: this is incarnation %d, the backup was of %d", incarnation, j.incarnation)
+		return recreated(incarnation, j.incarnation)
 	}
 	return nil
 }

@@ -44,6 +44,7 @@ type request struct {
 	header  nats.Header
 	try     time.Duration // bounds one try; 0: the client's
 	wait    time.Duration // the cluster may wait so long before it answers; comes on top
+	final   *api.Error    // is not tried again, though another try may help; nil: there is none
 }
 
 // firstTry bounds the first try of what may be sent twice: a request that was at a leader when it died gets no answer, and the next one reaches the new leader by then.
@@ -100,6 +101,7 @@ func call[T any, P interface {
 			err = failure
 		}
 		again, maybe := retryable(err)
+		again = again && (r.final == nil || !errors.Is(err, r.final))
 		if r.effect != reads {
 			unknown = unknown || maybe
 		}
