@@ -41,26 +41,36 @@ type Aggregate[S any] struct {
 	Version int64 // of the last event in State; NoStream: there is none
 }
 
+// loadAttempts bounds how often Load begins anew because the stream was cut meanwhile.
+const loadAttempts = 10
+
+// errCut says that two pages of a stream are not of one state: a delete or cut came between them.
+var errCut = errors.New("its events were cut off or deleted between two pages")
+
 // Load returns the aggregate as it is now: its newest snapshot, if snapshots are kept, and the events behind it. A stream without events is an aggregate at version NoStream.
+// Of a stream whose head was cut off, and that has no snapshot which the rest follows, the rest makes the state.
 func (a *Aggregates[S]) Load(ctx context.Context, stream string) (*Aggregate[S], error) {
-	res, err := a.Store.readAggregate(ctx, stream, a.SnapshotEvery > 0)
+	for attempt := 1; ; attempt++ {
+		g, err := a.load(ctx, stream)
+		if !errors.Is(err, errCut) {
+			return g, err
+		}
+		if attempt == loadAttempts {
+			return nil, fmt.Errorf("aggregate %s: %w, %d times in a row; load it again when nobody cuts it", stream, err, attempt)
+		}
+		giveWay(ctx, attempt)
+	}
+}
+
+// load is an attempt of Load. Events of one page are of one state, also where some between them are too old and gone. That pages are of one state too shows in that each begins
+// where the one before ended: whatever is cut or deleted takes the stream's head, so it leaves a gap there.
+func (a *Aggregates[S]) load(ctx context.Context, stream string) (*Aggregate[S], error) {
+	g, res, err := a.firstPage(ctx, stream)
 	if errors.Is(err, api.ErrStreamNotFound) {
 		return &Aggregate[S]{Stream: stream, State: a.fresh(), Version: NoStream}, nil
 	}
 	if err != nil {
 		return nil, err
-	}
-	g := &Aggregate[S]{Stream: stream, State: a.fresh(), Version: NoStream}
-	if snap := res.Snapshot; snap != nil {
-		state, err := a.decode(snap)
-		if err != nil {
-			a.snapshotFailed(stream, err)
-			if res, err = a.Store.readAggregate(ctx, stream, false); err != nil { // the events, from the first
-				return nil, err
-			}
-		} else {
-			g.State, g.Version = state, int64(snap.Version)
-		}
 	}
 	for {
 		if err := a.evolve(g, res.Events); err != nil {
@@ -72,13 +82,60 @@ func (a *Aggregates[S]) Load(ctx context.Context, stream string) (*Aggregate[S],
 			}
 			return g, nil
 		}
+		next, incarnation := res.Next, res.Incarnation
 		res, err = call[api.ReadResponse](ctx, a.Store.client, request{
-			subject: a.Store.client.subjects.Read(a.Store.name, "stream", stream), body: api.ReadStreamRequest{From: &res.Next, Limit: defaultPageSize},
+			subject: a.Store.client.subjects.Read(a.Store.name, "stream", stream), body: api.ReadStreamRequest{From: &next, Limit: defaultPageSize},
 		})
+		if errors.Is(err, api.ErrStreamNotFound) {
+			return nil, errCut
+		}
 		if err != nil {
 			return nil, err
 		}
+		if res.Incarnation != incarnation || g.Version != NoStream && begins(res) != next {
+			return nil, errCut
+		}
 	}
+}
+
+// firstPage returns the state of the newest snapshot, or a fresh one, and the first page of the events that follow it.
+func (a *Aggregates[S]) firstPage(ctx context.Context, stream string) (*Aggregate[S], *api.ReadResponse, error) {
+	g := &Aggregate[S]{Stream: stream, State: a.fresh(), Version: NoStream}
+	unfit := int64(NoStream) // the version of a snapshot that the events do not follow
+	for attempt := 1; a.SnapshotEvery > 0; attempt++ {
+		res, err := a.Store.readAggregate(ctx, stream, true)
+		if err != nil || res.Snapshot == nil {
+			return g, res, err
+		}
+		version := int64(res.Snapshot.Version)
+		state, err := a.decode(res.Snapshot)
+		if err == nil && begins(res) == res.Snapshot.Version+1 {
+			g.State, g.Version = state, version
+			return g, res, nil
+		}
+		if err == nil && version != unfit && attempt < loadAttempts {
+			unfit = version // whoever cut the events kept a newer snapshot before, which is there by now; or did not, and it is the same again
+			continue
+		}
+		if err == nil {
+			err = fmt.Errorf("behind the snapshot of version %d events are gone up to version %d; the events are read instead; keep a snapshot before events are cut", version, begins(res))
+		}
+		a.snapshotFailed(stream, err)
+		break
+	}
+	res, err := a.Store.readAggregate(ctx, stream, false)
+	return g, res, err
+}
+
+// begins returns the version of a page's first event, or that of the next one that can come.
+func begins(res *api.ReadResponse) uint64 {
+	switch {
+	case len(res.Events) > 0:
+		return res.Events[0].Version
+	case res.End && res.LastVersion != nil:
+		return uint64(*res.LastVersion + 1)
+	}
+	return res.Next
 }
 
 func (a *Aggregates[S]) fresh() S {
@@ -101,7 +158,8 @@ func (a *Aggregates[S]) evolve(g *Aggregate[S], events []api.Event) error {
 }
 
 // Save appends events to the aggregate, if nobody else has written its stream since it was loaded (else api.ErrWrongVersion), brings g up to date with them, and keeps a snapshot
-// when it is time. What SaveIf demands beside that are conditions on other streams or on queries.
+// when it is time. Events whose ids are in the stream already, as those of a command that is carried out again, are not written twice, whoever wrote the stream since; g is then brought
+// up to date with them unless it was. What SaveIf demands beside that are conditions on other streams or on queries.
 func (a *Aggregates[S]) Save(ctx context.Context, g *Aggregate[S], events ...api.NewEvent) (*api.AppendResponse, error) {
 	return a.SaveIf(ctx, g, nil, events...)
 }
@@ -116,14 +174,7 @@ func (a *Aggregates[S]) SaveIf(ctx context.Context, g *Aggregate[S], conditions 
 		return nil, err
 	}
 	before := g.Version
-	written, now := make([]api.Event, len(events)), time.Now().UTC()
-	for i, e := range events {
-		written[i] = api.Event{
-			Position: res.FirstPosition + uint64(i), Stream: g.Stream, Version: res.FirstVersion + uint64(i),
-			ID: e.ID, Type: e.Type, Time: now, Data: e.Data, DataBase64: e.DataBase64, Metadata: e.Metadata, Tags: e.Tags,
-		}
-	}
-	if err := a.evolve(g, written); err != nil {
+	if err := a.follow(ctx, g, events, res); err != nil {
 		return res, err
 	}
 	if n := int64(a.SnapshotEvery); n > 0 && (g.Version+1)/n > (before+1)/n {
@@ -132,6 +183,28 @@ func (a *Aggregates[S]) SaveIf(ctx context.Context, g *Aggregate[S], conditions 
 		}
 	}
 	return res, nil
+}
+
+// follow brings g up to date with events that are in the stream now, as res says. A duplicate was written by somebody who sent the same events, maybe long ago.
+func (a *Aggregates[S]) follow(ctx context.Context, g *Aggregate[S], events []api.NewEvent, res *api.AppendResponse) error {
+	switch {
+	case res.Duplicate && int64(res.Version) <= g.Version:
+		return nil // they are in the state
+	case res.Duplicate && (g.Version < 0 || int64(res.FirstVersion) != g.Version+1):
+		loaded, err := a.Load(ctx, g.Stream) // somebody else's events lie between, or the stream was deleted since
+		if err == nil {
+			*g = *loaded
+		}
+		return err
+	}
+	written, now := make([]api.Event, len(events)), time.Now().UTC()
+	for i, e := range events {
+		written[i] = api.Event{
+			Position: res.FirstPosition + uint64(i), Stream: g.Stream, Version: res.FirstVersion + uint64(i),
+			ID: e.ID, Type: e.Type, Time: now, Data: e.Data, DataBase64: e.DataBase64, Metadata: e.Metadata, Tags: e.Tags,
+		}
+	}
+	return a.evolve(g, written)
 }
 
 // Update loads the aggregate, has decide choose the events, and saves them; when somebody else wrote the stream meanwhile it does so again. It returns the aggregate with

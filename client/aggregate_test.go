@@ -1,10 +1,14 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
@@ -129,6 +133,191 @@ func TestUpdate(t *testing.T) {
 	})
 	if !errors.Is(err, api.ErrWrongVersion) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestDuplicates: a command that is carried out twice, with the event id that belongs to it, is in the state once, and the state is the stream's at its version.
+func TestDuplicates(t *testing.T) {
+	ctx := ctxFor(t)
+	command := func() api.NewEvent {
+		e := client.Event("Added", 5)
+		e.ID = "command-1"
+		return e
+	}
+	other := client.Event("Added", 100)
+	for _, row := range []struct {
+		name string
+		run  func(st *client.Store, kind *client.Aggregates[tally]) (*client.Aggregate[tally], error)
+	}{
+		{"delivered again", func(st *client.Store, kind *client.Aggregates[tally]) (*client.Aggregate[tally], error) {
+			if _, err := st.Append(ctx, "a", []api.NewEvent{command(), other}, client.NoStream); err != nil {
+				return nil, err
+			}
+			return kind.Update(ctx, "a", func(tally) ([]api.NewEvent, error) { return []api.NewEvent{command()}, nil })
+		}},
+		{"another worker was faster", func(st *client.Store, kind *client.Aggregates[tally]) (*client.Aggregate[tally], error) {
+			if _, err := st.Append(ctx, "a", numbered(0, 1), client.NoStream); err != nil {
+				return nil, err
+			}
+			slow, err := kind.Load(ctx, "a")
+			if err != nil {
+				return nil, err
+			}
+			if _, err := st.Append(ctx, "a", []api.NewEvent{command()}, 0); err != nil {
+				return nil, err
+			}
+			_, err = kind.Save(ctx, slow, command())
+			return slow, err
+		}},
+		{"and somebody else between", func(st *client.Store, kind *client.Aggregates[tally]) (*client.Aggregate[tally], error) {
+			slow, err := kind.Load(ctx, "a")
+			if err != nil {
+				return nil, err
+			}
+			if _, err := st.Append(ctx, "a", []api.NewEvent{other, command()}, client.NoStream); err != nil {
+				return nil, err
+			}
+			if _, err := st.Append(ctx, "a", []api.NewEvent{client.Event("Added", 1)}, 1); err != nil {
+				return nil, err
+			}
+			_, err = kind.Save(ctx, slow, command())
+			return slow, err
+		}},
+		{"the stream was deleted since", func(st *client.Store, kind *client.Aggregates[tally]) (*client.Aggregate[tally], error) {
+			if _, err := st.Append(ctx, "a", []api.NewEvent{command()}, client.NoStream); err != nil {
+				return nil, err
+			}
+			if _, err := st.DeleteStream(ctx, "a", api.DeleteStreamRequest{}); err != nil {
+				return nil, err
+			}
+			return kind.Update(ctx, "a", func(tally) ([]api.NewEvent, error) { return []api.NewEvent{command()}, nil })
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			st := newStore(t, "duplicates")
+			kind := tallies(st)
+			kind.SnapshotEvery = 0
+			got, err := row.run(st, kind)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := kind.Load(ctx, "a")
+			if err != nil || got.Version != want.Version || got.State.Sum != want.State.Sum {
+				t.Errorf("got version %d with the sum %d; the stream has version %d with the sum %d (%v)", got.Version, got.State.Sum, want.Version, want.State.Sum, err)
+			}
+		})
+	}
+}
+
+// TestLoadIsOneState: what is cut off or deleted while an aggregate is loaded page by page is not mixed with what comes later.
+func TestLoadIsOneState(t *testing.T) {
+	big := func(n int) (events []api.NewEvent) { // one of them fills more than half a page
+		for range n {
+			events = append(events, client.Event("Counted", strings.Repeat("x", 600<<10)))
+		}
+		return events
+	}
+	for _, row := range []struct {
+		name   string
+		change func(ctx context.Context, st *client.Store) error // between the first page and the second
+		want   int                                               // a thousand for each event that was there before, and one for each that came
+	}{
+		{"deleted and back", func(ctx context.Context, st *client.Store) error {
+			_, err := st.DeleteStream(ctx, "a", api.DeleteStreamRequest{})
+			if err == nil {
+				_, err = st.Append(ctx, "a", numbered(0, 1), client.NoStream)
+			}
+			return err
+		}, 1},
+		{"deleted", func(ctx context.Context, st *client.Store) error {
+			_, err := st.DeleteStream(ctx, "a", api.DeleteStreamRequest{})
+			return err
+		}, 0},
+		{"cut off", func(ctx context.Context, st *client.Store) error {
+			_, err := st.TruncateStream(ctx, "a", api.TruncateStreamRequest{Before: 3})
+			return err
+		}, 0},
+		{"cut off where the page ended", func(ctx context.Context, st *client.Store) error {
+			_, err := st.TruncateStream(ctx, "a", api.TruncateStreamRequest{Before: 1})
+			return err
+		}, 3000},
+		{"of another store", func(ctx context.Context, st *client.Store) error { return recreate(ctx, st, numbered(0, 5)) }, 5},
+		{"appended to", func(ctx context.Context, st *client.Store) error {
+			_, err := st.Append(ctx, "a", numbered(0, 1), 2)
+			return err
+		}, 3001},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ctx, st := ctxFor(t), newStore(t, "one-state")
+			for _, e := range big(3) {
+				if _, err := st.Append(ctx, "a", []api.NewEvent{e}, client.Any); err != nil {
+					t.Fatal(err)
+				}
+			}
+			slow := betweenPages(t, st, func() error { return row.change(ctx, st) })
+			count := func(n int, e api.Event) (int, error) {
+				if len(e.Data) > 100 {
+					return n + 1000, nil
+				}
+				return n + 1, nil
+			}
+			got, err := (&client.Aggregates[int]{Store: slow, Evolve: count}).Load(ctx, "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, err := (&client.Aggregates[int]{Store: st, Evolve: count}).Load(ctx, "a")
+			if err != nil || got.Version != now.Version || got.State != row.want {
+				t.Errorf("loaded the state %d at version %d, want %d at %d (%v)", got.State, got.Version, row.want, now.Version, err)
+			}
+		})
+	}
+}
+
+// TestLoadGivesUp: a stream that is cut again and again is an error, not a state of events that do not follow one another.
+func TestLoadGivesUp(t *testing.T) {
+	cl := answered(t, "cut-again", func(_ *nats.Conn, m *nats.Msg) []byte {
+		var r api.ReadStreamRequest
+		if err := api.Unmarshal(m.Data, &r); err != nil {
+			t.Error(err)
+		}
+		last, e := int64(9), api.Event{Stream: "a", ID: "x", Type: "Counted"}
+		if r.From != nil {
+			e.Version = *r.From + 1 // the one that was asked for is gone
+		}
+		return reply(t, &api.ReadResponse{Reply: api.Reply{Type: api.TypeRead}, Incarnation: 1, Stream: "a", Events: []api.Event{e}, Next: e.Version + 1, LastVersion: &last})
+	})
+	kind := &client.Aggregates[int]{Store: cl.Store("s"), Evolve: func(n int, _ api.Event) (int, error) { return n + 1, nil }}
+	if g, err := kind.Load(ctxFor(t), "a"); err == nil || !strings.Contains(err.Error(), "cut off or deleted") {
+		t.Errorf("got %+v, %v", g, err)
+	}
+}
+
+// TestSnapshotBehindACut: a snapshot that the events do not follow any more is not used, which is told; one that was kept before the cut is.
+func TestSnapshotBehindACut(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "behind-a-cut")
+	kind := tallies(st)
+	var told error
+	kind.SnapshotFailed = func(_ string, err error) { told = err }
+	if _, err := st.Append(ctx, "a", []api.NewEvent{client.Event("Added", 1), client.Event("Added", 2), client.Event("Added", 4), client.Event("Added", 8)}, client.NoStream); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		version uint64 // of the snapshot
+		before  uint64 // what is cut
+		sum     int
+		told    bool
+	}{{0, 1, 114, false}, {0, 2, 12, true}, {1, 2, 112, false}, {1, 4, 0, true}, {3, 4, 100, false}} {
+		if _, err := st.PutSnapshot(ctx, "a", api.SnapshotPutRequest{Version: row.version, Type: kind.SnapshotType, Data: []byte(fmt.Sprintf(`{"sum":%d}`, 100))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.TruncateStream(ctx, "a", api.TruncateStreamRequest{Before: row.before}); err != nil {
+			t.Fatal(err)
+		}
+		told = nil
+		g, err := kind.Load(ctx, "a")
+		if err != nil || g.State.Sum != row.sum || g.Version != 3 || (told != nil) != row.told {
+			t.Errorf("a snapshot of version %d and events from %d: got %+v, %v; told %v", row.version, row.before, g, err, told)
+		}
 	}
 }
 
