@@ -31,10 +31,10 @@ const askPatience = 30 * time.Second
 func ask[T any, P interface {
 	*T
 	Failure() *api.Error
-}](ctx context.Context, s *Store, what effect, subject string, body any) (*T, error) {
+}](ctx context.Context, s *Store, r request) (*T, error) {
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	return call[T, P](ctx, s.client, request{subject: subject, effect: what, body: body})
+	return call[T, P](ctx, s.client, r)
 }
 
 // Backup writes the whole store to w while it is in use: its state right behind one event, whose position the summary has, with every write that was acknowledged before
@@ -116,7 +116,7 @@ func (j *backupJob) run(ctx context.Context) error {
 }
 
 func (j *backupJob) page(ctx context.Context, r api.BackupKeysRequest) (*api.BackupKeysResponse, error) {
-	return ask[api.BackupKeysResponse](ctx, j.store, reads, j.store.client.subjects.Read(j.store.name, "backup_keys", ""), r)
+	return ask[api.BackupKeysResponse](ctx, j.store, request{subject: j.store.client.subjects.Read(j.store.name, "backup_keys", ""), body: r})
 }
 
 func (j *backupJob) same(incarnation uint64) error {
@@ -196,7 +196,7 @@ func (s *Store) backupPages(ctx context.Context, after, upTo uint64, fn func(*ap
 	go func() { // ends with the last page, the first error, or ctx, which is done when fn's caller returns
 		defer close(pages)
 		for {
-			res, err := ask[api.BackupResponse](ctx, s, reads, s.client.subjects.Read(s.name, "backup", ""), api.BackupRequest{After: after, UpTo: upTo})
+			res, err := ask[api.BackupResponse](ctx, s, request{subject: s.client.subjects.Read(s.name, "backup", ""), body: api.BackupRequest{After: after, UpTo: upTo}})
 			select {
 			case pages <- result{res, err}:
 			case <-ctx.Done():

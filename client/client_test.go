@@ -468,6 +468,20 @@ func TestTrace(t *testing.T) {
 			t.Errorf("got %+v, %v", tr, err)
 		}
 	}
+	// Metadata may hold what no append takes; what is done because of the event begins a conversation of its own then.
+	for key, value := range map[string]string{api.HeaderCorrelation: strings.Repeat("x", 600), api.HeaderTracestate: "a\nb", api.HeaderTraceparent: "\x80"} {
+		e := api.Event{ID: "e-1", Metadata: []byte(fmt.Sprintf(`{"traceparent":%q,%q:%q}`, parent, key, value))}
+		want := client.Trace{Parent: parent, Correlation: "e-1", Causation: "e-1"}
+		if key == api.HeaderTraceparent {
+			want.Parent = ""
+		}
+		if got := client.TraceFrom(client.CausedBy(ctx, e)); got != want {
+			t.Errorf("%s %.20q: got %+v", key, value, got)
+		}
+		if _, err := st.Append(client.CausedBy(ctx, e), "c", numbered(0, 1), client.Any); err != nil {
+			t.Errorf("%s %.20q: %v", key, value, err)
+		}
+	}
 }
 
 // TestReadsAhead: while the caller works on a page, the next one is fetched; no more than that, however long it takes.

@@ -85,7 +85,7 @@ const restoreWindow = 5
 
 func (r *restorer) step(ctx context.Context, q api.RestoreRequest) (*api.RestoreResponse, error) {
 	q.Restore = r.backup.SHA256
-	return ask[api.RestoreResponse](ctx, r.store, safe, r.store.client.subjects.Write(r.store.name, "restore", ""), q)
+	return ask[api.RestoreResponse](ctx, r.store, request{subject: r.store.client.subjects.Write(r.store.name, "restore", ""), effect: safe, body: q})
 }
 
 // fill reads pages of the kind until the queue is full. Pages that are there already are left out.

@@ -49,9 +49,14 @@ func TraceOf(e api.Event) Trace {
 }
 
 // CausedBy returns a context for what is done because of the event: the event's trace goes on, its id is the causation, and its correlation, or its id when it begins
-// the conversation, is the correlation.
+// the conversation, is the correlation. What an append takes no more, as a correlation of more than 512 bytes, is left out as if the event did not have it.
 func CausedBy(ctx context.Context, e api.Event) context.Context {
 	t := TraceOf(e)
+	for i, value := range []*string{&t.Parent, &t.State, &t.Correlation} { // metadata that came with an event may hold anything
+		if api.CheckTraceHeader(api.TraceHeaders[i], *value) != nil {
+			*value = ""
+		}
+	}
 	t.Causation = e.ID
 	if t.Correlation == "" {
 		t.Correlation = e.ID
@@ -59,8 +64,9 @@ func CausedBy(ctx context.Context, e api.Event) context.Context {
 	return WithTrace(ctx, t)
 }
 
-func traceHeader(ctx context.Context) nats.Header {
-	t := TraceFrom(ctx)
+func traceHeader(ctx context.Context) nats.Header { return TraceFrom(ctx).header() }
+
+func (t Trace) header() nats.Header {
 	if t == (Trace{}) {
 		return nil
 	}
