@@ -30,8 +30,8 @@ const (
 // ErrConsumerEnded is returned by a message's Ack, Nack and Park when the loop over Messages has ended. The event will be delivered again; Subscription.Ack still takes it.
 var ErrConsumerEnded = errors.New("the loop over Messages has ended")
 
-// Message is an event that was delivered, to be acknowledged. Its methods may be called from any goroutine. They queue what they say and return at once; what is queued is sent in
-// batches, and an error of that ends the loop over Messages.
+// Message is an event that was delivered, to be acknowledged. Its methods may be called from any goroutine. They queue what they say and return at once, with an error when it cannot be
+// said: then nothing is queued. What is queued is sent in batches, and an error of that ends the loop over Messages; of what is refused, nothing else is held back.
 type Message struct {
 	api.DeliveredEvent
 	consumer *consumer
@@ -40,14 +40,23 @@ type Message struct {
 // Ack says that the event was processed.
 func (m *Message) Ack() error { return m.consumer.queue(verdict{position: m.Position}) }
 
-// Nack says that it was not: it is delivered again, after the delay.
+// Nack says that it was not: it is delivered again, after the delay, which is an hour at most.
 func (m *Message) Nack(delay time.Duration) error {
-	return m.consumer.queue(verdict{position: m.Position, nack: true, how: api.SubscriptionNackRequest{DelayMS: int(delay / time.Millisecond)}})
+	return m.nack(api.SubscriptionNackRequest{DelayMS: int(delay / time.Millisecond)})
 }
 
-// Park gives the event up: it is set aside with the reason, and the others go on.
+// Park gives the event up: it is set aside with the reason, of 256 bytes at most, and the others go on.
 func (m *Message) Park(reason string) error {
-	return m.consumer.queue(verdict{position: m.Position, nack: true, how: api.SubscriptionNackRequest{Park: true, Reason: reason}})
+	return m.nack(api.SubscriptionNackRequest{Park: true, Reason: reason})
+}
+
+func (m *Message) nack(how api.SubscriptionNackRequest) error {
+	whole := how
+	whole.Positions = []uint64{m.Position}
+	if err := whole.Check(); err != nil {
+		return err
+	}
+	return m.consumer.queue(verdict{position: m.Position, nack: true, how: how})
 }
 
 // verdict is what the caller says of one event.
@@ -183,7 +192,7 @@ func (c *consumer) send(ctx context.Context) {
 		c.mu.Unlock()
 		if left, err := c.flush(ctx, said); err != nil {
 			c.mu.Lock()
-			c.said = append(left, c.said...) // the end of the loop tries once more
+			c.said = append(left, c.said...) // the end of the loop tries once more what was not refused
 			c.mu.Unlock()
 			c.cancel(err)
 			return
@@ -203,31 +212,36 @@ func (c *consumer) end(ctx context.Context, rest []api.DeliveredEvent) {
 	c.giveBack(ctx, rest)
 }
 
-// flush sends acknowledgements, and the others by what they say. It returns what was not sent.
-func (c *consumer) flush(ctx context.Context, said []verdict) ([]verdict, error) {
+// flush sends acknowledgements, and the others by what they say. What is refused is dropped and the rest sent all the same; an error that is no refusal ends it. It returns what was
+// not sent, and the first error.
+func (c *consumer) flush(ctx context.Context, said []verdict) (left []verdict, first error) {
 	for len(said) > 0 {
-		first := said[0]
+		how, nack := said[0].how, said[0].nack
 		var positions []uint64
 		var others []verdict
 		for _, v := range said {
-			if v.nack == first.nack && v.how.DelayMS == first.how.DelayMS && v.how.Park == first.how.Park && v.how.Reason == first.how.Reason && len(positions) < api.MaxFetch {
+			if v.nack == nack && v.how.DelayMS == how.DelayMS && v.how.Park == how.Park && v.how.Reason == how.Reason && len(positions) < api.MaxFetch {
 				positions = append(positions, v.position)
 			} else {
 				others = append(others, v)
 			}
 		}
 		var err error
-		if first.nack {
-			how := first.how
+		if nack {
 			how.Positions = positions
 			_, err = c.sub.Nack(ctx, how)
 		} else {
 			_, err = c.sub.Ack(ctx, positions...)
 		}
 		if err != nil {
-			return said, err
+			if first == nil {
+				first = err
+			}
+			if again, maybe := retryable(err); again || maybe { // ctx is done, or the connection closed
+				return said, first
+			}
 		}
 		said = others
 	}
-	return nil, nil
+	return nil, first
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
@@ -203,5 +206,65 @@ func TestMessagesEnded(t *testing.T) {
 	slices.Sort(others)
 	if !slices.Equal(others, []uint64{2, 3}) || time.Since(began) > 10*time.Second {
 		t.Errorf("got %v after %v", others, time.Since(began))
+	}
+}
+
+// TestRefusedVerdict: what is refused holds back nothing else, and ends the loop with its error; what cannot be said is refused at once, and is not queued.
+func TestRefusedVerdict(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "verdicts")
+	for _, name := range []string{"loop", "end"} {
+		if _, err := st.Subscription(name).Create(ctx, api.SubscriptionConfig{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := st.Append(ctx, "a", numbered(0, 5), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	refuses := between(t, st, func(m *nats.Msg, send func() []byte) []byte {
+		if strings.Contains(m.Subject, ".nack.") {
+			return refusal(t, api.ErrBadRequest.With("not this one"))
+		}
+		return send()
+	})
+	var ended error
+	for m, err := range refuses.Subscription("loop").Messages(ctx, client.ConsumeOptions{}) {
+		if ended = err; err != nil {
+			break
+		}
+		if err := m.Park(strings.Repeat("why ", 100)); !errors.Is(err, api.ErrTooLarge) {
+			t.Errorf("a reason that is too long: %v", err)
+		}
+		if err := m.Nack(2 * time.Hour); !errors.Is(err, api.ErrBadRequest) {
+			t.Errorf("a delay that is too long: %v", err)
+		}
+		if m.Position == 1 {
+			_ = m.Nack(0)
+		}
+	}
+	if !errors.Is(ended, api.ErrBadRequest) || !strings.Contains(ended.Error(), "not this one") {
+		t.Errorf("the loop ended with %v", ended)
+	}
+	n := 0
+	for m, err := range refuses.Subscription("end").Messages(ctx, client.ConsumeOptions{AckDelay: time.Hour}) { // all is said at the end
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch m.Position {
+		case 1:
+			err = m.Park("first")
+		case 3:
+			err = m.Nack(0)
+		default:
+			err = m.Ack()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		if n++; n == 5 {
+			break
+		}
+	}
+	if info, err := st.Subscription("end").Info(ctx); err != nil || info.Acked != 3 || info.Parked != 0 {
+		t.Errorf("%+v, %v", info, err)
 	}
 }
