@@ -19,6 +19,10 @@ import (
 type RestoreOptions struct {
 	Progress func(BackupProgress) // called as pages are acknowledged, and as they are read again
 	NoVerify bool                 // do not read the events again before the restore ends
+
+	// RestoredBefore is called when the store was restored from this very backup before, by its SHA-256. Then nothing is done, whatever became of the store since, and
+	// Restore returns nil, so that a restore may be repeated when its end was not heard.
+	RestoredBefore func()
 }
 
 // Restore restores the backup into the store, which must be empty, or is created with the options of the one that was backed up. It can be called again after it was cut off, and
@@ -44,8 +48,14 @@ func (c *Client) Restore(ctx context.Context, store string, b *Backup, o Restore
 func (s *Store) restore(ctx context.Context, b *Backup, o RestoreOptions) error {
 	r := &restorer{store: s, backup: b, options: o}
 	at, err := r.step(ctx, api.RestoreRequest{Step: api.RestoreBegin})
-	if err != nil || at.Done {
+	if err != nil {
 		return err
+	}
+	if at.Done {
+		if o.RestoredBefore != nil {
+			o.RestoredBefore()
+		}
+		return nil
 	}
 	r.at = *at
 	next, stop := iter.Pull2(b.pages())

@@ -152,7 +152,8 @@ func (c *restoreCmd) Run(e *env) error {
 		return err
 	}
 	show := newShown(e, c.Quiet, "restored")
-	err = cl.Restore(e.ctx, c.Store, backup, client.RestoreOptions{Progress: show.progress, NoVerify: c.NoVerify})
+	before := false
+	err = cl.Restore(e.ctx, c.Store, backup, client.RestoreOptions{Progress: show.progress, NoVerify: c.NoVerify, RestoredBefore: func() { before = true }})
 	show.end()
 	if err != nil {
 		if p := show.progressed; p.Events > 0 && !p.Check {
@@ -160,7 +161,14 @@ func (c *restoreCmd) Run(e *env) error {
 		}
 		return err
 	}
-	return c.print(e, what, func(w *tabwriter.Writer) { fmt.Fprintf(w, "%s is restored from %s\n", c.Store, from) })
+	what["restored_before"] = before
+	return c.print(e, what, func(w *tabwriter.Writer) {
+		if before {
+			fmt.Fprintf(w, "%s was restored from this backup before, and nothing was done now: what was written, deleted or truncated there since stays so; to have the backup's state, restore into another store\n", c.Store)
+			return
+		}
+		fmt.Fprintf(w, "%s is restored from %s\n", c.Store, from)
+	})
 }
 
 // reaches reports, within the time limit, why nothing can be restored there. The store may be missing.

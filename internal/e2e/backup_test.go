@@ -174,8 +174,8 @@ func TestBackup(t *testing.T) {
 			t.Errorf("the first append to %s: %v %+v", store, failed, res)
 		}
 	}
-	if _, stderr, code := quorate(t, c, "", "restore", "copy", file); code != 0 { // the restore is done; this is the same again
-		t.Errorf("restore again: exit code %d, %s", code, stderr)
+	if stdout, stderr, code := quorate(t, c, "", "restore", "copy", file); code != 0 || !strings.Contains(stdout, "copy was restored from this backup before") { // the same again
+		t.Errorf("restore again: exit code %d, %s%s", code, stdout, stderr)
 	}
 	if _, stderr, code := quorate(t, c, "", "restore", "orders", file); code != 1 || !strings.Contains(stderr, "store_not_empty:") {
 		t.Errorf("restore over a store: exit code %d, %s", code, stderr)
