@@ -15,8 +15,12 @@ import (
 //	event   flags (1, all 0) · stream (uvarint: its place in the list) · version (uvarint) · time (varint, Unix µs) · body (bytes)
 //	keys    1 · place of the first (uvarint) · keys (uvarint) · key (bytes) value (bytes)…
 //
-// text and bytes are a uvarint length and so many bytes. A body is id, type, data, metadata and tags as the store encodes them.
-const backupPageFormat = 1
+// text and bytes are a uvarint length and so many bytes. A body is id, type, data, metadata and tags as the store encodes them; it begins with a byte of flags, which is
+// backupScavenged when only the id and a sum are left of the event.
+const (
+	backupPageFormat = 1
+	backupScavenged  = 4
+)
 
 // BackupEvent is an event of a page.
 type BackupEvent struct {
@@ -26,6 +30,9 @@ type BackupEvent struct {
 	Time     int64 // Unix µs
 	Body     []byte
 }
+
+// Scavenged reports whether the event was gone for readers and its space given back when the page was made. The keys of an earlier moment may say that it is there.
+func (e *BackupEvent) Scavenged() bool { return len(e.Body) > 0 && e.Body[0] == backupScavenged }
 
 // BackupKey is a key of a page.
 type BackupKey struct{ Key, Value []byte }

@@ -72,17 +72,38 @@ type backupJob struct {
 	store       *Store
 	out         *backupWriter
 	incarnation uint64
+	scavenged   uint64 // the newest state, as the index that was applied, of which a page has a scavenged event
 	progress    func(BackupProgress)
 }
 
 // Limits of a backup's going after a store that is written to.
 const (
-	backupNear   = 20_000 // so many events may be missing when the keys are taken
-	backupRounds = 10     // of taking the events that came meanwhile
-	backupSets   = 5      // sets of keys that may be lost while the last events are taken
+	backupNear   = 1000 // so many events may be missing when the keys are taken
+	backupRounds = 10   // of taking the events that came meanwhile
+	backupSets   = 10   // sets of keys that may be of no use
+)
+
+// Why a set of keys is of no use.
+var (
+	errSetLost = errors.New("the node that kept the store's keys lost them")
+	errSetOld  = errors.New("the store's keys were older than its events, of which some were deleted and scavenged meanwhile")
 )
 
 func (j *backupJob) run(ctx context.Context) error {
+	var why error
+	for range backupSets {
+		if err := j.near(ctx); err != nil {
+			return err
+		}
+		if why = j.set(ctx); !errors.Is(why, errSetLost) && !errors.Is(why, errSetOld) {
+			return why
+		}
+	}
+	return fmt.Errorf("%w, %d times in a row; try once more when the cluster is calm", why, backupSets)
+}
+
+// near takes events until few are missing.
+func (j *backupJob) near(ctx context.Context) error {
 	for range backupRounds {
 		last, err := j.events(ctx, 0)
 		if err != nil {
@@ -92,27 +113,40 @@ func (j *backupJob) run(ctx context.Context) error {
 			break
 		}
 	}
-	for range backupSets {
-		keys, err := j.page(ctx, api.BackupKeysRequest{})
-		if err != nil {
-			return err
-		}
-		if err := j.same(keys.Incarnation); err != nil {
-			return err
-		}
+	return nil
+}
+
+// set takes keys, and the events up to their moment, which are not there yet.
+//
+// What was deleted between the keys and these events is told by no key of the set; scavenged as well, an event is missing of which the keys say that it is there. So keys that are
+// older than a page with a scavenged event are of no use, though they may know of that one. The events stay, and the next keys are younger.
+func (j *backupJob) set(ctx context.Context) error {
+	keys, err := j.page(ctx, api.BackupKeysRequest{})
+	if err != nil {
+		return err
+	}
+	if err := j.same(keys.Incarnation); err != nil {
+		return err
+	}
+	if keys.Position < j.out.summary.Position { // another node gave the events, and was a moment ahead
+		return errSetOld
+	}
+	if keys.Position > j.out.summary.Position {
 		if _, err := j.events(ctx, keys.Position); err != nil {
 			return err
 		}
-		switch err := j.keys(ctx, keys); {
-		case err == nil && j.out.summary.Keys != keys.Keys:
-			return fmt.Errorf("there are %d keys, and %d were announced", j.out.summary.Keys, keys.Keys)
-		case errors.Is(err, api.ErrBackupSetGone) && j.out.summary.Keys == 0:
-			continue
-		default:
-			return err
-		}
 	}
-	return errors.New("the node that kept the store's keys lost them again and again; try once more when the cluster is calm")
+	if j.scavenged > keys.Applied {
+		return errSetOld
+	}
+	err = j.keys(ctx, keys)
+	switch {
+	case err == nil && j.out.summary.Keys != keys.Keys:
+		return fmt.Errorf("there are %d keys, and %d were announced", j.out.summary.Keys, keys.Keys)
+	case errors.Is(err, api.ErrBackupSetGone) && j.out.summary.Keys == 0:
+		return errSetLost
+	}
+	return err
 }
 
 func (j *backupJob) page(ctx context.Context, r api.BackupKeysRequest) (*api.BackupKeysResponse, error) {
@@ -128,9 +162,6 @@ func (j *backupJob) same(incarnation uint64) error {
 
 // events adds the events that are missing up to the position; 0: those that are there when it begins. It returns the last position it has heard of.
 func (j *backupJob) events(ctx context.Context, upTo uint64) (last uint64, err error) {
-	if upTo > 0 && j.out.summary.Position >= upTo {
-		return upTo, nil
-	}
 	err = j.store.backupPages(ctx, j.out.summary.Position, upTo, func(res *api.BackupResponse) error {
 		last = res.LastPosition
 		if err := j.same(res.Incarnation); err != nil {
@@ -139,8 +170,12 @@ func (j *backupJob) events(ctx context.Context, upTo uint64) (last uint64, err e
 		if res.Events == 0 {
 			return nil
 		}
-		if err := j.out.events(res.Page); err != nil {
+		scavenged, err := j.out.events(res.Page)
+		if err != nil {
 			return err
+		}
+		if scavenged {
+			j.scavenged = max(j.scavenged, res.Applied)
 		}
 		j.tell(max(upTo, res.LastPosition))
 		return nil

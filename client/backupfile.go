@@ -91,12 +91,16 @@ func newBackupWriter(w io.Writer, h *BackupHeader) (*backupWriter, error) {
 	return b, err
 }
 
-// events adds a page, which must follow the one before.
-func (b *backupWriter) events(page []byte) error {
-	if err := b.summary.addEvents(&b.digests, page); err != nil {
-		return err
+// events adds a page, which must follow the one before, and reports whether any of its events was scavenged.
+func (b *backupWriter) events(page []byte) (scavenged bool, err error) {
+	events, err := b.summary.addEvents(&b.digests, page)
+	if err != nil {
+		return false, err
 	}
-	return b.frame(frameEvents, page)
+	for i := range events {
+		scavenged = scavenged || events[i].Scavenged()
+	}
+	return scavenged, b.frame(frameEvents, page)
 }
 
 func (b *backupWriter) keys(page []byte) error {
@@ -133,22 +137,22 @@ func (b *backupWriter) finish() error {
 	return err
 }
 
-func (s *BackupSummary) addEvents(h *api.Digester, page []byte) error {
+func (s *BackupSummary) addEvents(h *api.Digester, page []byte) ([]api.BackupEvent, error) {
 	events, err := api.DecodeBackupEvents(page)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if s.Keys > 0 {
-		return errors.New("events stand behind keys")
+		return nil, errors.New("events stand behind keys")
 	}
 	for i := range events {
 		if events[i].Position != s.Position+1 {
-			return fmt.Errorf("event %d stands behind event %d", events[i].Position, s.Position)
+			return nil, fmt.Errorf("event %d stands behind event %d", events[i].Position, s.Position)
 		}
 		s.Position, s.Events = s.Position+1, s.Events+1
 		s.EventsDigest = h.Event(s.EventsDigest, &events[i])
 	}
-	return nil
+	return events, nil
 }
 
 func (s *BackupSummary) addKeys(h *api.Digester, page []byte) error {
@@ -219,7 +223,7 @@ func (b *Backup) check(size int64) error {
 		case err != nil:
 			return err
 		case page.kind == frameEvents:
-			err = b.Summary.addEvents(&digests, page.data)
+			_, err = b.Summary.addEvents(&digests, page.data)
 		default:
 			err = b.Summary.addKeys(&digests, page.data)
 		}

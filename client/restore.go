@@ -255,7 +255,7 @@ func (r *restorer) verify(ctx context.Context) error {
 			if res.Events == 0 {
 				return nil
 			}
-			err := got.addEvents(&digests, res.Page)
+			_, err := got.addEvents(&digests, res.Page)
 			r.tell(got.Events, true)
 			return err
 		})
