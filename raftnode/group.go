@@ -176,7 +176,7 @@ func (g *Group) open() (err error) {
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
 		machine := &groupMachine{Machine: g.machine, log: g.store, logs: g.logs, snapshots: snapshots, applied: g.applied, grew: g.grew}
-		g.raft, err = raft.NewRaft(conf, machine, g.logs, g.store, snapshots, &boundedTransport{Group: trans, log: g.store, carry: g.carry})
+		g.raft, err = newRaft(conf, machine, g.logs, &votes{StableStore: g.store}, snapshots, &boundedTransport{Group: trans, log: g.store, carry: g.carry})
 	}
 	if err != nil {
 		trans.Close()
