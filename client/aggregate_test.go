@@ -298,23 +298,24 @@ func TestSnapshotBehindACut(t *testing.T) {
 	kind := tallies(st)
 	var told error
 	kind.SnapshotFailed = func(_ string, err error) { told = err }
-	if _, err := st.Append(ctx, "a", []api.NewEvent{client.Event("Added", 1), client.Event("Added", 2), client.Event("Added", 4), client.Event("Added", 8)}, client.NoStream); err != nil {
-		t.Fatal(err)
-	}
-	for _, row := range []struct {
+	for i, row := range []struct {
 		version uint64 // of the snapshot
 		before  uint64 // what is cut
 		sum     int
 		told    bool
 	}{{0, 1, 114, false}, {0, 2, 12, true}, {1, 2, 112, false}, {1, 4, 0, true}, {3, 4, 100, false}} {
-		if _, err := st.PutSnapshot(ctx, "a", api.SnapshotPutRequest{Version: row.version, Type: kind.SnapshotType, Data: []byte(fmt.Sprintf(`{"sum":%d}`, 100))}); err != nil {
+		stream := fmt.Sprint("a", i)
+		if _, err := st.Append(ctx, stream, []api.NewEvent{client.Event("Added", 1), client.Event("Added", 2), client.Event("Added", 4), client.Event("Added", 8)}, client.NoStream); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := st.TruncateStream(ctx, "a", api.TruncateStreamRequest{Before: row.before}); err != nil {
+		if _, err := st.PutSnapshot(ctx, stream, api.SnapshotPutRequest{Version: row.version, Type: kind.SnapshotType, Data: []byte(fmt.Sprintf(`{"sum":%d}`, 100))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.TruncateStream(ctx, stream, api.TruncateStreamRequest{Before: row.before}); err != nil {
 			t.Fatal(err)
 		}
 		told = nil
-		g, err := kind.Load(ctx, "a")
+		g, err := kind.Load(ctx, stream)
 		if err != nil || g.State.Sum != row.sum || g.Version != 3 || (told != nil) != row.told {
 			t.Errorf("a snapshot of version %d and events from %d: got %+v, %v; told %v", row.version, row.before, g, err, told)
 		}
