@@ -48,6 +48,8 @@ type member struct {
 	timing  Timing
 	disk    *disk // of the log's segments; nil: a real one, which forgets nothing
 
+	around func(*lines) Machine // what the group gets in the place of its machine; nil: that itself
+
 	identity *Identity
 	node     *Node
 	group    *Group
@@ -134,8 +136,12 @@ func (m *member) open() error {
 		return err
 	}
 	m.machine = openLines(m.t, filepath.Join(dir, "state"))
+	var machine Machine = m.machine
+	if m.around != nil {
+		machine = m.around(m.machine)
+	}
 	g, err := m.node.OpenGroup(GroupConfig{
-		ID: testGroup, Name: "orders", Dir: dir, Machine: m.machine, Bootstrap: m.cluster.ids,
+		ID: testGroup, Name: "orders", Dir: dir, Machine: machine, Bootstrap: m.cluster.ids,
 		OnLeadership: func(l Leadership) {
 			m.mu.Lock()
 			defer m.mu.Unlock()

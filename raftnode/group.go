@@ -175,7 +175,7 @@ func (g *Group) open() (err error) {
 	g.snapshotDue.Store(never)              // until raft runs
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
-		machine := &groupMachine{Machine: g.machine, log: g.store, logs: g.logs, snapshots: snapshots, applied: g.applied, grew: g.grew}
+		machine := &groupMachine{Machine: g.machine, log: g.store, logs: g.logs, snapshots: snapshots, applied: g.applied, grew: g.grew, closing: g.ctx.Done()}
 		g.raft, err = newRaft(conf, machine, g.logs, &votes{StableStore: g.store}, snapshots, &boundedTransport{Group: trans, log: g.store, carry: g.carry})
 	}
 	if err != nil {
@@ -442,6 +442,8 @@ func (g *Group) awaitAnswers() {
 }
 
 // Close stops the replica and waits for everything it started. Leadership is not handed over; Transfer does that.
+//
+// A snapshot that is on its way is cut off, whichever way it goes, and so is the restore of one that has arrived: what is on the disk then is what a crash leaves there (see snapshot.go).
 func (g *Group) Close() error {
 	g.closeOnce.Do(func() {
 		led := g.Leadership().Role != Follower
@@ -453,6 +455,7 @@ func (g *Group) Close() error {
 		}
 		g.gate.Unlock()
 		g.cancel()
+		g.trans.EndSnapshots() // raft's main loop receives them and answers nobody meanwhile, and its shutdown waits for those that it sends
 		g.awaitAnswers()
 		g.closeErr = g.raft.Shutdown().Error()
 		g.wg.Wait()

@@ -26,6 +26,8 @@ import (
 //
 // A second transfer never touches the first one's file while the marker names it. The file's name is durable before the marker that holds it: names that were not
 // synced may come out of a power cut in any combination.
+//
+// A group that closes cuts an arrival or a restore off, and leaves what a crash leaves in the same place, but for a file that no marker names, which goes at once.
 const (
 	markerFile      = "snapshot.json"
 	incomingPattern = "incoming-*.snap"
@@ -292,6 +294,7 @@ func (k *sink) Cancel() error {
 // noted.
 type groupMachine struct {
 	Machine
+	closing   <-chan struct{} // closed when the group closes: a restore is cut off then
 	log       wal.Store
 	logs      raft.LogStore // log as raft sees it
 	snapshots *snapshotStore
@@ -328,13 +331,28 @@ func (m *groupMachine) Snapshot() (raft.FSMSnapshot, error) {
 }
 
 func (m *groupMachine) Restore(rc io.ReadCloser) error {
-	if err := m.Machine.Restore(rc); err != nil {
+	if err := m.Machine.Restore(endingReader{rc, m.closing}); err != nil { // cut off: the next open begins it anew
 		return err
 	}
 	if err := m.snapshots.restored(); err != nil {
 		return err
 	}
 	return discardForeign(m.logs, m.snapshots.current())
+}
+
+// endingReader ends with ErrClosed once closing is closed.
+type endingReader struct {
+	io.ReadCloser
+	closing <-chan struct{}
+}
+
+func (r endingReader) Read(p []byte) (int, error) {
+	select {
+	case <-r.closing:
+		return 0, ErrClosed
+	default:
+		return r.ReadCloser.Read(p)
+	}
 }
 
 // discardForeign takes out of a log what may contradict the snapshot, as Raft asks for (Ongaro 2014, figure 5.3, InstallSnapshot, step 6): when there is no entry with the snapshot's last

@@ -125,6 +125,20 @@ func TestSnapshotCrashPoints(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"new"}, 21, 1},
+		{"in the restore, which a close cut off", func(t *testing.T, s *snapshotStore, dir string) {
+			if err := createSink(t, s, 21, 4, raw).Close(); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(incoming(t, dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			closing := make(chan struct{})
+			close(closing)
+			if err := (&groupMachine{Machine: s.machine, logs: raft.NewInmemStore(), snapshots: s, closing: closing}).Restore(f); !errors.Is(err, ErrClosed) {
+				t.Fatalf("got %v", err)
+			}
+		}, []string{"new"}, 21, 1},
 		{"after the restore, before the second marker", func(t *testing.T, s *snapshotStore, dir string) {
 			if err := createSink(t, s, 21, 4, raw).Close(); err != nil {
 				t.Fatal(err)

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,9 @@ type Group struct {
 	done      chan struct{}  // closed by Close
 	wg        sync.WaitGroup // the inboxes' workers and the pipelines
 
+	transfers    context.Context // of the snapshots under way, in both directions; done: there are none any more
+	endTransfers context.CancelFunc
+
 	mu        sync.Mutex // guards what follows
 	closed    bool
 	pipelines map[*pipeline]bool // open ones
@@ -45,6 +49,7 @@ var (
 
 func newGroup(t *Transport, key string) *Group {
 	g := &Group{transport: t, key: key, consumer: make(chan raft.RPC), done: make(chan struct{}), pipelines: make(map[*pipeline]bool)}
+	g.transfers, g.endTransfers = context.WithCancel(t.ctx)
 	box := func() *inbox[request] {
 		answer := make(chan raft.RPCResponse, 1)
 		return &inbox[request]{
@@ -281,6 +286,10 @@ func copyAs[T any](to *T, from any) error {
 	return nil
 }
 
+// EndSnapshots ends the snapshots that are on their way from and to this server, with ErrClosed, and refuses others from now on; everything else goes on. raft waits for its
+// snapshots when it shuts down, and closes its transport only then: so whoever shuts it down ends them first.
+func (g *Group) EndSnapshots() { g.endTransfers() }
+
 // Close ends everything that waits for the group, here and at peers, waits for the group's goroutines and frees its key.
 func (g *Group) Close() error {
 	g.mu.Lock()
@@ -296,6 +305,7 @@ func (g *Group) Close() error {
 		}
 		t.mu.Unlock()
 		close(g.done)
+		g.EndSnapshots()
 		for _, box := range []*inbox[request]{g.beats, g.votes, g.log} {
 			box.close()
 		}
@@ -311,7 +321,7 @@ func (g *Group) Close() error {
 // most SnapshotsOut do so at once; the others wait an IOTimeout for a place and then give up with ErrOverloaded.
 //
 // It ends with an error when nothing is heard from the peer for an IOTimeout, and in any case after one for each 256 KiB of the snapshot and the time that
-// the rate takes.
+// the rate takes, and when EndSnapshots is called.
 func (g *Group) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	return g.wrapNil(string(to), g.sendSnapshot(string(to), req, resp, data))
 }

@@ -34,6 +34,9 @@ func (g *Group) sendSnapshot(to string, req *raft.InstallSnapshotRequest, resp *
 	if to == t.cfg.LocalID {
 		return errors.New("a snapshot is not sent to oneself")
 	}
+	if g.transfers.Err() != nil {
+		return ErrClosed
+	}
 	place := time.NewTimer(t.cfg.IOTimeout)
 	defer place.Stop()
 	select {
@@ -41,7 +44,7 @@ func (g *Group) sendSnapshot(to string, req *raft.InstallSnapshotRequest, resp *
 		defer func() { <-t.outgoing }()
 	case <-place.C:
 		return fmt.Errorf("%w: %d snapshots are being sent", ErrOverloaded, cap(t.outgoing))
-	case <-g.done:
+	case <-g.transfers.Done():
 		return ErrClosed
 	}
 	question, err := appendQuestion(nil, t.cfg.LocalID, g.key, req)
@@ -54,15 +57,8 @@ func (g *Group) sendSnapshot(to string, req *raft.InstallSnapshotRequest, resp *
 	whole := t.cfg.IOTimeout*time.Duration(2+req.Size/(256<<10)) + time.Duration(float64(req.Size)/float64(t.cfg.SnapshotRate)*float64(cap(t.outgoing)+1)*float64(time.Second))
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	ctx, cancel := context.WithTimeout(t.ctx, whole)
+	ctx, cancel := context.WithTimeout(g.transfers, whole)
 	defer cancel()
-	wg.Go(func() { // ends when this method does
-		select {
-		case <-g.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	nc, r, err := t.dial(ctx, to, kindSnapshot)
 	if err != nil {
 		return err
@@ -88,6 +84,8 @@ func (g *Group) sendSnapshot(to string, req *raft.InstallSnapshotRequest, resp *
 		return err
 	case answer == nil, errors.As(answer, &remote): // what the peer says explains more than that the stream broke
 		return answer
+	case g.transfers.Err() != nil:
+		return ErrClosed
 	case err != nil:
 		return err
 	}
@@ -214,18 +212,20 @@ func (t *Transport) takeSnapshot(nc net.Conn, in *frames, question []byte, from 
 	}
 	req := cmd.(*raft.InstallSnapshotRequest)
 	answer := make(chan raft.RPCResponse, 1)
-	rpc := raft.RPC{Command: req, RespChan: answer, Reader: &snapshotReader{conn: nc, in: in, size: req.Size, timeout: 2 * t.cfg.IOTimeout}}
+	reader := &snapshotReader{conn: nc, in: in, size: req.Size, timeout: 2 * t.cfg.IOTimeout}
+	defer context.AfterFunc(g.transfers, reader.end)()
+	rpc := raft.RPC{Command: req, RespChan: answer, Reader: reader}
 	busy := time.NewTimer(t.cfg.IOTimeout)
 	defer busy.Stop()
 	select {
 	case g.consumer <- rpc:
 	case <-busy.C:
 		return nil, fmt.Errorf("%w: raft does not take the snapshot", ErrTimeout)
-	case <-g.done:
+	case <-g.transfers.Done():
 		return nil, ErrClosed
 	}
 	select {
-	case a := <-answer:
+	case a := <-answer: // soon, when it is cut off: raft reads no further
 		return a.Response, a.Error
 	case <-g.done:
 		return nil, ErrClosed
@@ -241,6 +241,33 @@ type snapshotReader struct {
 	rest    []byte // of the last frame
 	timeout time.Duration
 	err     error
+
+	mu    sync.Mutex // guards ended, and the connection's deadline with it
+	ended bool       // cut off by end
+}
+
+// end makes who waits for data, now or later, get ErrClosed. The connection stays: the sender is to be told.
+func (s *snapshotReader) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	s.conn.SetReadDeadline(time.Now())
+}
+
+// frame waits for the next message.
+func (s *snapshotReader) frame() (incoming, error) {
+	s.mu.Lock()
+	if !s.ended {
+		s.conn.SetReadDeadline(time.Now().Add(s.timeout))
+	}
+	s.mu.Unlock()
+	m, err := s.in.next()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.ended {
+		err = ErrClosed
+	}
+	return m, err
 }
 
 func (s *snapshotReader) Read(p []byte) (int, error) {
@@ -258,8 +285,7 @@ func (s *snapshotReader) Read(p []byte) (int, error) {
 }
 
 func (s *snapshotReader) next() error {
-	s.conn.SetReadDeadline(time.Now().Add(s.timeout))
-	m, err := s.in.next()
+	m, err := s.frame()
 	switch {
 	case err == io.EOF:
 		err = io.ErrUnexpectedEOF

@@ -200,3 +200,45 @@ func TestAnInstallMayTakeLong(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A group that closes has raft let go of snapshots first; until it has closed, everything else goes on.
+func TestSnapshotsAreEndedByEitherSide(t *testing.T) {
+	const size = 1 << 30
+	for _, who := range []string{"the sender", "the receiver"} {
+		t.Run(who, func(t *testing.T) {
+			x, y, from, to := pair(t, "1-1", nil)
+			send := func() error {
+				return from.InstallSnapshot("n2~b", "n2~b", snapshotOf(size), new(raft.InstallSnapshotResponse), zeroes{})
+			}
+			sent, read := make(chan error, 1), make(chan error, 1)
+			go func() { sent <- send() }() // ends with the snapshot
+			rpc := <-to.Consumer()
+			go func() { // raft's main loop; ends with the snapshot
+				_, err := io.Copy(io.Discard, rpc.Reader)
+				rpc.Respond(nil, err)
+				read <- err
+			}()
+			ends := map[string]*Group{"the sender": from, "the receiver": to}[who]
+			ends.EndSnapshots()
+			sender, receiver := <-sent, <-read
+			if sender == nil || !strings.Contains(sender.Error(), ErrClosed.Error()) { // the receiver's answer, if it was that
+				t.Errorf("the sender got %v", sender)
+			}
+			if receiver == nil || ends == to && !errors.Is(receiver, ErrClosed) {
+				t.Errorf("the receiver got %v", receiver)
+			}
+			if err := send(); err == nil || !strings.Contains(err.Error(), ErrClosed.Error()) {
+				t.Errorf("another one: %v", err)
+			}
+			answering(t, to)
+			if err := appendOne(from, 1); err != nil {
+				t.Errorf("an entry: %v", err)
+			}
+			eventually(t, "both ends are done", func() bool { return x.Stats().Snapshots+y.Stats().Snapshots == 0 })
+		})
+	}
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) { clear(p); return len(p), nil }
