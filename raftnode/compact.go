@@ -11,7 +11,7 @@ import (
 // behind it when the log has grown by half of what it keeps.
 //
 // What it keeps decides how long a follower may be away and still be sent entries instead of the state. Sending the state costs the more the larger it is, so a large one keeps
-// more: a sixteenth of the state, between keepAtLeast and keepAtMost.
+// more: a sixteenth of the state, between keepAtLeast and keepAtMost. A follower that is sent the state is not cut off from what is written meanwhile, see hold.go.
 const (
 	keepAtLeast = 8 << 20
 	keepAtMost  = 64 << 20
@@ -26,6 +26,10 @@ type growth struct {
 	bytes   int64
 	limit   int64 // bytes at which the log is cut; 0: raft cannot be asked yet
 	cutting bool
+	typical int64 // what average last returned
+
+	allEntries uint64 // applied since the replica was opened
+	allBytes   int64
 }
 
 // start is called when raft can be asked: it may apply entries before its owner has it.
@@ -45,6 +49,8 @@ func (w *growth) grew(logs []*raft.Log) bool {
 	defer w.mu.Unlock()
 	w.entries += uint64(len(logs))
 	w.bytes += int64(bytes)
+	w.allEntries += uint64(len(logs))
+	w.allBytes += int64(bytes)
 	if w.limit == 0 || w.cutting || w.bytes < w.limit {
 		return false
 	}
@@ -52,13 +58,33 @@ func (w *growth) grew(logs []*raft.Log) bool {
 	return true
 }
 
-// average returns the bytes of an entry, and begins to count anew.
+// due reports whether the log is to be cut now, however little it has grown. It is not while it is being cut.
+func (w *growth) due() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.limit == 0 || w.cutting {
+		return false
+	}
+	w.cutting = true
+	return true
+}
+
+// all returns what was applied since the replica was opened.
+func (w *growth) all() (entries uint64, bytes int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.allEntries, w.allBytes
+}
+
+// average returns the bytes of an entry, and begins to count anew. When hardly any were counted they are what they were.
 func (w *growth) average() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := w.bytes / int64(max(w.entries, 1))
+	if w.entries >= keepEntries || w.typical == 0 || w.bytes >= w.limit {
+		w.typical = max(w.bytes/int64(max(w.entries, 1)), 1)
+	}
 	w.entries, w.bytes = 0, 0
-	return max(n, 1)
+	return w.typical
 }
 
 // cut notes that the log was cut, or could not be, and how much a replica keeps.
@@ -73,7 +99,13 @@ func keep(state int64) int64 { return min(max(state/keepShare, keepAtLeast), kee
 
 // grew is told of entries that were applied.
 func (g *Group) grew(logs []*raft.Log) {
-	if g.growth.grew(logs) && g.enter() {
+	if g.growth.grew(logs) {
+		g.startCompact()
+	}
+}
+
+func (g *Group) startCompact() {
+	if g.enter() {
 		go g.compact() // ends with raft's answer; Close waits for it
 	}
 }

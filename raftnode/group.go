@@ -57,6 +57,7 @@ type Group struct {
 
 	snapshots *snapshotStore
 	growth    growth
+	holds     holds
 	members   atomic.Pointer[[]string] // server ids of the voters
 	watched   []string                 // those given to the detector
 	nudged    atomic.Int64             // when raft was last made to look at its followers, in Unix nanoseconds
@@ -164,7 +165,9 @@ func (g *Group) open() (err error) {
 		return err
 	}
 	g.trans = trans
-	logs := &overlappingLog{Store: g.store}
+	g.holds.written, g.holds.log = g.growth.all, g.log
+	trans.Acknowledged = g.holds.acknowledged
+	logs := &overlappingLog{Store: g.store, holds: &g.holds, snapshots: snapshots}
 	g.logs = newRecentLog(logs)
 	if err := discardForeign(g.logs, snapshots.current()); err != nil { // we died between a restore and this
 		return err
@@ -176,7 +179,7 @@ func (g *Group) open() (err error) {
 	g.leadership = newLeadership(g, notify) // before raft, which may apply entries at once: applied looks at it
 	if err = g.bootstrap(conf, snapshots, trans); err == nil {
 		machine := &groupMachine{Machine: g.machine, log: g.store, logs: g.logs, snapshots: snapshots, applied: g.applied, grew: g.grew, closing: g.ctx.Done()}
-		g.raft, err = newRaft(conf, machine, g.logs, &votes{StableStore: g.store}, snapshots, &boundedTransport{Group: trans, log: g.store, carry: g.carry})
+		g.raft, err = newRaft(conf, machine, g.logs, &votes{StableStore: g.store}, snapshots, &boundedTransport{Group: trans, log: g.store, carry: g.carry, holds: &g.holds})
 	}
 	if err != nil {
 		trans.Close()

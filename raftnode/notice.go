@@ -114,6 +114,7 @@ func (s *notices) run() {
 			s.callRoll()
 			for _, g := range s.node.openGroups() {
 				g.logs.forget() // what nobody wrote for as long as that need not be at hand
+				g.cutLate()
 			}
 			roll.Reset(s.nextRoll())
 			continue

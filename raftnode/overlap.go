@@ -2,7 +2,9 @@ package raftnode
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -21,7 +23,9 @@ import (
 // overlappingLog is the log as raft sees it.
 type overlappingLog struct {
 	wal.Store
-	raft atomic.Pointer[raft.Raft] // nil until it runs
+	raft      atomic.Pointer[raft.Raft] // nil until it runs
+	holds     *holds
+	snapshots *snapshotStore
 }
 
 // StoreLogs returns before the entries are on the disk when this replica leads and all of them are commands. raft 1.8.0 stores entries as a leader
@@ -46,9 +50,30 @@ func (l *overlappingLog) StoreLogs(logs []*raft.Log) error {
 // StoreLog implements raft.LogStore.
 func (l *overlappingLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
+// DeleteRange leaves what peers are held for when this replica leads: raft 1.8.0 then deletes only to cut off what its newest snapshot covers. It takes out what contradicts a leader
+// (appendEntries) or a snapshot (discardForeign) only after it has ceased to lead, and on its main goroutine, or while that waits; those entries must go.
+//
+// The snapshot's last entry stays too. raft would cut it off if many are written while the snapshot is taken, and a peer that is sent the state goes on from there.
+func (l *overlappingLog) DeleteRange(first, last uint64) error {
+	if r := l.raft.Load(); r != nil && r.State() == raft.Leader {
+		end, err := l.LastIndex()
+		if err != nil {
+			return err
+		}
+		if m := l.snapshots.current(); m != nil {
+			last = min(last, m.Index-1)
+		}
+		if last = l.holds.cut(last, end, time.Now()); last < first {
+			return nil
+		}
+	}
+	return l.Store.DeleteRange(first, last)
+}
+
 // boundedTransport is the transport as raft sees it.
 type boundedTransport struct {
 	*transport.Group
+	holds *holds
 	log   wal.Store
 	carry func(peer string, index uint64) // is told what a request says of commits
 }
@@ -71,6 +96,18 @@ func (t *boundedTransport) bound(to raft.ServerAddress, req *raft.AppendEntriesR
 func (t *boundedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	t.bound(to, req)
 	return t.Group.AppendEntries(id, to, req, resp)
+}
+
+// InstallSnapshot implements raft.Transport.
+func (t *boundedTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	h := t.holds.begin(string(to), req.LastLogIndex, req.Size)
+	err := t.Group.InstallSnapshot(id, to, req, resp, data)
+	if err == nil && resp.Success {
+		t.holds.arrived(h)
+	} else {
+		t.holds.failed(string(to), h)
+	}
+	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport.

@@ -24,6 +24,10 @@ const (
 // What comes for the group waits in three inboxes, so that neither a vote nor a heartbeat waits behind entries, and each is fed to raft one
 // at a time, in order.
 type Group struct {
+	// Acknowledged, unless it is nil, is told that a peer has accepted a request, and which is the last entry that the request shows the peer to have. It is called in the
+	// order of a pipeline's requests, must not block, and is set before the first request.
+	Acknowledged func(peer string, index uint64)
+
 	transport *Transport
 	key       string
 	consumer  chan raft.RPC
@@ -127,9 +131,20 @@ func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, req *raft.
 		return g.ask(string(to), kindControl, patientLane, req, resp)
 	}
 	for part, rest := split(req); ; part, rest = split(rest) {
-		if err := g.ask(string(to), kindLog, g.key, part, resp); err != nil || rest == nil || !resp.Success {
+		err := g.ask(string(to), kindLog, g.key, part, resp)
+		if err != nil || !resp.Success {
 			return err
 		}
+		g.acknowledged(string(to), part)
+		if rest == nil {
+			return nil
+		}
+	}
+}
+
+func (g *Group) acknowledged(peer string, req *raft.AppendEntriesRequest) {
+	if g.Acknowledged != nil {
+		g.Acknowledged(peer, req.PrevLogEntry+uint64(len(req.Entries)))
 	}
 }
 

@@ -190,6 +190,9 @@ func (p *pipeline) finished(f *appendFuture) {
 
 // hand gives raft an answered request; p.mu is held.
 func (p *pipeline) hand(f *appendFuture) {
+	if f.err == nil && f.resp.Success && !f.inner {
+		p.group.acknowledged(p.to, f.req)
+	}
 	if !p.waits {
 		if f.inner || p.stopped {
 			p.landed(f)

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,58 @@ func TestPipelineAnswersComeInOrder(t *testing.T) {
 		if err := f.Error(); err != nil || f.Response().LastLog != i+1 || f.Request().Entries[0].Index != i+1 || f.Start().IsZero() {
 			t.Fatalf("answer %d: %+v, %v", i, f.Response(), err)
 		}
+	}
+}
+
+func TestWhatAPeerAcceptsIsTold(t *testing.T) {
+	_, _, from, to := pair(t, "1-1", nil)
+	var told []uint64 // by this test's goroutine, and by the one that reads the pipeline's answers, before the test gets them
+	from.Acknowledged = func(peer string, index uint64) {
+		if peer != "n2~b" {
+			t.Errorf("%s has accepted something", peer)
+		}
+		told = append(told, index)
+	}
+	const refused, failed, large = 3, 4, 5 // what happens to the requests with these entries; the last is split
+	go func() {                            // ends with the last request, which the test waits for
+		for rpc := range to.Consumer() {
+			m := rpc.Command.(*raft.AppendEntriesRequest)
+			first := m.Entries[0].Index
+			var err error
+			if first == failed {
+				err = errors.New("the disk is full")
+			}
+			rpc.Respond(&raft.AppendEntriesResponse{Success: first != refused}, err)
+			if first == large+1 {
+				return
+			}
+		}
+	}()
+	if err := appendOne(from, 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range []uint64{refused, failed} {
+		if err := appendOne(from, index); err == nil {
+			t.Fatal("no error")
+		}
+	}
+	p, err := from.AppendEntriesPipeline("n2~b", "n2~b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	split := appendOf("n1~a", large, make([]byte, splitBytes))
+	split.Entries = append(split.Entries, &raft.Log{Index: large + 1, Term: 2, Data: make([]byte, splitBytes)})
+	for _, req := range []*raft.AppendEntriesRequest{appendOf("n1~a", 2, nil), split} {
+		if _, err := p.AppendEntries(req, new(raft.AppendEntriesResponse)); err != nil {
+			t.Fatal(err)
+		}
+		if err := (<-p.Consumer()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []uint64{1, 2, large + 1}; !slices.Equal(told, want) {
+		t.Errorf("got %v, want %v", told, want)
 	}
 }
 
