@@ -1,9 +1,11 @@
 package raftnode
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -46,7 +48,10 @@ type member struct {
 	name    string
 	dir     string
 	timing  Timing
-	disk    *disk // of the log's segments; nil: a real one, which forgets nothing
+	disk    *disk    // of the log's segments; nil: a real one, which forgets nothing
+	said    *sayings // counts what it logs; nil: nobody does
+
+	ioTimeout time.Duration // of exchanges; 0: the transport's default
 
 	around func(*lines) Machine // what the group gets in the place of its machine; nil: that itself
 
@@ -115,7 +120,11 @@ func (m *member) listen() {
 	_, statErr := os.Stat(filepath.Join(m.dir, "raft.db"))
 	cfg := Config{
 		Identity: m.identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c1" }, HasData: statErr == nil, Timing: m.timing,
-		Resolve: func(id string) (string, error) { return m.cluster.resolve(self, id) },
+		Resolve:   func(id string) (string, error) { return m.cluster.resolve(self, id) },
+		ioTimeout: m.ioTimeout,
+	}
+	if m.said != nil {
+		cfg.Logger = slog.New(m.said)
 	}
 	if m.disk != nil {
 		cfg.segments, cfg.OnFatal = m.disk, func(error) {}
@@ -317,6 +326,13 @@ func (c *testCluster) isolate(m *member, cut bool) {
 	}
 }
 
+// link returns the way from one member to another one that it has been connected to.
+func (c *testCluster) link(from, to *member) *link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.links[[2]string{from.node.ServerID(), to.node.ServerID()}]
+}
+
 // silence lets nothing through of what the member asks others; what they ask it, it answers.
 func (c *testCluster) silence(m *member) {
 	c.mu.Lock()
@@ -335,6 +351,8 @@ type link struct {
 
 	mu    sync.Mutex // guards what follows
 	cut   bool
+	lost  []byte // what it has swallowed
+	mute  bool   // answers to entries are swallowed
 	conns map[net.Conn]bool
 }
 
@@ -357,6 +375,11 @@ func newLink(target func() string) (*link, error) {
 }
 
 func (l *link) forward(a net.Conn) {
+	var head [6]byte // magic, version and kind of a handshake
+	if _, err := io.ReadFull(a, head[:]); err != nil {
+		a.Close()
+		return
+	}
 	b, err := net.Dial("tcp", l.target())
 	if err != nil {
 		a.Close()
@@ -365,26 +388,29 @@ func (l *link) forward(a net.Conn) {
 	l.mu.Lock()
 	l.conns[a], l.conns[b] = true, true
 	l.mu.Unlock()
-	go l.pipe(a, b)
-	l.pipe(b, a)
+	go l.pipe(io.MultiReader(bytes.NewReader(head[:]), a), a, b, false)
+	l.pipe(b, b, a, head[5] == 1)
 	l.mu.Lock()
 	delete(l.conns, a)
 	delete(l.conns, b)
 	l.mu.Unlock()
 }
 
-func (l *link) pipe(from, to net.Conn) {
+func (l *link) pipe(r io.Reader, from, to net.Conn, answers bool) {
 	defer from.Close()
 	defer to.Close()
 	io.Copy(writerFunc(func(p []byte) (int, error) {
 		l.mu.Lock()
-		cut := l.cut
+		cut := l.cut || l.mute && answers && len(p) > 2 // a handshake's welcome has two bytes, and comes alone
+		if cut {
+			l.lost = append(l.lost, p...)
+		}
 		l.mu.Unlock()
 		if cut {
 			return len(p), nil
 		}
 		return to.Write(p)
-	}), from)
+	}), r)
 }
 
 type writerFunc func([]byte) (int, error)
@@ -400,6 +426,20 @@ func (l *link) setCut(cut bool) {
 			c.Close()
 		}
 	}
+}
+
+// swallowed reports whether the text was lost while the link was cut.
+func (l *link) swallowed(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Contains(l.lost, []byte(text))
+}
+
+// muteAnswers lets entries through, and no answers to them.
+func (l *link) muteAnswers(mute bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mute = mute
 }
 
 func (l *link) close() {

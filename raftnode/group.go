@@ -66,6 +66,9 @@ type Group struct {
 	followed  atomic.Uint64            // the process (see detector) that led when this replica last saw its leader change
 	unnamed   atomic.Uint64            // the term in which the leader's last roll did not name this group; 0: it did (see roll.go)
 
+	newest    atomic.Uint64 // the last entry that this replica has stored as leader, see resends
+	unsettled atomic.Bool   // resends watches the group, or is about to
+
 	commits      sync.Mutex // guards what follows
 	appliedIndex uint64     // of the last command that raft had applied
 	appliedTerm  uint64
@@ -167,7 +170,7 @@ func (g *Group) open() (err error) {
 	g.trans = trans
 	g.holds.written, g.holds.log = g.growth.all, g.log
 	trans.Acknowledged = g.holds.acknowledged
-	logs := &overlappingLog{Store: g.store, holds: &g.holds, snapshots: snapshots}
+	logs := &overlappingLog{Store: g.store, dispatched: g.dispatched, holds: &g.holds, snapshots: snapshots}
 	g.logs = newRecentLog(logs)
 	if err := discardForeign(g.logs, snapshots.current()); err != nil { // we died between a restore and this
 		return err

@@ -25,6 +25,7 @@ type Config struct {
 	HasData   bool                                  // this disk belongs to a cluster: a missing log is damage, not a blank disk
 	Timing    Timing                                // zero: DefaultTiming
 	segments  wal.Folder                            // tests put one here that forgets; nil: the identity's directory
+	ioTimeout time.Duration                         // tests shorten it; 0: the transport's default
 	OnFatal   func(error)                           // a failed write or fsync; must not return to normal work; default: panic
 	Logger    *slog.Logger                          // default: discard
 }
@@ -38,7 +39,7 @@ type Timing struct {
 	Heartbeat time.Duration // a follower stands for election after this much silence of its leader, up to twice; a leader speaks ten times as often
 	Election  time.Duration // a candidate tries again after this, up to twice; at least Heartbeat
 	Lease     time.Duration // a leader that has not heard from a majority of the group for so long steps down; at most Heartbeat, and more than two of its tenths
-	Commit    time.Duration // longest time until raft itself tells followers of a commit; notices do so within milliseconds
+	Commit    time.Duration // longest time until raft itself tells followers of a commit, or sends again what was lost; notices do the one within milliseconds, resends the other within a second
 	Roll      time.Duration // between two messages to a peer about all groups that this node leads, up to twice; 0: DefaultTiming's. It does for followers what Heartbeat and Commit do
 }
 
@@ -61,6 +62,7 @@ type Node struct {
 	detector  *detector
 	elections *elections
 	notices   *notices
+	resends   *resends
 	terms     *termChecks
 
 	ctx    context.Context // done when Close begins
@@ -104,7 +106,7 @@ func Open(cfg Config) (*Node, error) {
 	sinkMetrics()
 	n := &Node{cfg: cfg, log: log, groups: make(map[string]*Group)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.elections, n.notices, n.terms = newElections(n), newNotices(n), newTermChecks(n)
+	n.elections, n.notices, n.resends, n.terms = newElections(n), newNotices(n), newResends(n), newTermChecks(n)
 	n.detector = newDetector(n, n.elections.look)
 	n.transport, err = transport.Listen(transport.Config{
 		Listen:    cfg.Listen,
@@ -118,6 +120,7 @@ func Open(cfg Config) (*Node, error) {
 		TLS:       cfg.TLS,
 		// Probes are written that often anyway, and take heartbeats along.
 		HeartbeatWait: min(cfg.Timing.Probe, cfg.Timing.Heartbeat/20),
+		IOTimeout:     cfg.ioTimeout,
 		Logger:        cfg.Logger,
 	})
 	if err != nil {
@@ -129,6 +132,7 @@ func Open(cfg Config) (*Node, error) {
 		func() { n.detector.run(n.ctx) },
 		func() { n.elections.run(n.ctx) },
 		func() { n.notices.run() },
+		func() { n.resends.run(n.ctx) },
 	} {
 		n.wg.Add(1)
 		go func() { // ends when Close begins

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,9 +24,10 @@ import (
 // overlappingLog is the log as raft sees it.
 type overlappingLog struct {
 	wal.Store
-	raft      atomic.Pointer[raft.Raft] // nil until it runs
-	holds     *holds
-	snapshots *snapshotStore
+	raft       atomic.Pointer[raft.Raft] // nil until it runs
+	dispatched func(index uint64)        // is told up to where a leader's entries are stored or begun
+	holds      *holds
+	snapshots  *snapshotStore
 }
 
 // StoreLogs returns before the entries are on the disk when this replica leads and all of them are commands. raft 1.8.0 stores entries as a leader
@@ -36,15 +38,18 @@ type overlappingLog struct {
 // processor time than it gains when many clients write to one store.
 func (l *overlappingLog) StoreLogs(logs []*raft.Log) error {
 	r := l.raft.Load()
-	if r == nil || r.State() != raft.Leader || len(logs) == 0 || r.AppliedIndex()+1 < logs[0].Index {
+	if r == nil || r.State() != raft.Leader || len(logs) == 0 {
 		return l.Store.StoreLogs(logs)
 	}
-	for _, e := range logs {
-		if e.Type != raft.LogCommand {
-			return l.Store.StoreLogs(logs)
-		}
+	store := l.Store.Begin
+	if r.AppliedIndex()+1 < logs[0].Index || slices.ContainsFunc(logs, func(e *raft.Log) bool { return e.Type != raft.LogCommand }) {
+		store = l.Store.StoreLogs
 	}
-	return l.Store.Begin(logs)
+	err := store(logs)
+	if err == nil {
+		l.dispatched(logs[len(logs)-1].Index)
+	}
+	return err
 }
 
 // StoreLog implements raft.LogStore.

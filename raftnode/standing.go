@@ -108,11 +108,7 @@ func (g *Group) remind(follower string, misses bool) {
 	}
 	now := time.Now()
 	last := g.nudged.Load()
-	if now.UnixNano()-last < int64(behindFor) || !g.nudged.CompareAndSwap(last, now.UnixNano()) || !g.enter() {
-		return
+	if now.UnixNano()-last >= int64(behindFor) && g.nudged.CompareAndSwap(last, now.UnixNano()) {
+		g.nudge()
 	}
-	go func() { // ends when the entry is committed or leadership is lost
-		defer g.inflight.Done()
-		g.raft.Barrier(applyEnqueue).Error()
-	}()
 }
