@@ -199,6 +199,9 @@ func (g *Group) open() (err error) {
 	return nil
 }
 
+// maxAppendEntries is what one request takes of the log. Entries are batches, and raft keeps channels of this size for every group.
+const maxAppendEntries = 64
+
 func (g *Group) raftConfig() *raft.Config {
 	t := g.node.cfg.Timing
 	conf := raft.DefaultConfig()
@@ -208,7 +211,7 @@ func (g *Group) raftConfig() *raft.Config {
 	conf.LeaderLeaseTimeout = t.Lease
 	conf.CommitTimeout = t.Commit
 	conf.BatchApplyCh = true
-	conf.MaxAppendEntries = 64 // entries are batches; raft keeps channels of this size for every group
+	conf.MaxAppendEntries = maxAppendEntries
 	conf.TrailingLogs = trailingLogs
 	conf.SnapshotThreshold = snapshotThreshold
 	conf.SnapshotInterval = lookAtLog    // see snapshotplan.go

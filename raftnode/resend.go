@@ -104,18 +104,26 @@ func (g *Group) lookForStall(st *stall) (watch bool) {
 	}
 	if st.look(now) {
 		g.log.Debug("entries wait for a majority; they are sent again", "committed", now.committed, "newest", now.newest)
-		g.nudge()
+		g.nudge(1)
 	}
 	return true
 }
 
-// nudge has raft look at all followers now, by a new entry.
-func (g *Group) nudge() {
+// maxNudges bounds the entries that a follower's question makes; it asks again when it is not enough.
+const maxNudges = 256
+
+// nudge has raft look at all followers now, by a new entry, so many times.
+func (g *Group) nudge(times uint64) {
 	if !g.enter() {
 		return
 	}
-	go func() { // ends when raft has taken it, at the latest after applyEnqueue
+	go func() { // ends when raft has taken the last one: each at the latest after applyEnqueue, and the next when a majority has it
 		defer g.inflight.Done()
+		for ; times > 1; times-- {
+			if g.raft.Barrier(applyEnqueue).Error() != nil {
+				return
+			}
+		}
 		g.raft.Barrier(applyEnqueue) // nobody waits for what becomes of it
 	}()
 }

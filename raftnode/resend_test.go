@@ -292,3 +292,26 @@ func TestWhenAStallIsEnded(t *testing.T) {
 		}
 	}
 }
+
+// A follower that asks is sent all that it misses, though raft sends only a request's worth for each new entry and nobody writes to the group any more: a replica whose node came back under load, which
+// then ended, took minutes to catch up, half a second for 64 entries.
+func TestAFollowerThatAsksIsSentAllThatItMisses(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader, asks := c.members[0], c.members[1]
+	c.moveTo(t, leader)
+	c.heard(t, leader, leader.mustWrite("first"))
+	leader.idle(t)
+	last := leader.group.raft.LastIndex()
+	const requests = 20
+	leader.group.nudged.Store(0)
+	leader.group.remind(asks.node.ServerID(), requests*maxAppendEntries)
+	eventually(t, "raft looks at its followers for each request", func() bool { return leader.group.raft.LastIndex() == last+requests+1 })
+	leader.group.remind(asks.node.ServerID(), requests*maxAppendEntries) // a moment ago it was nudged
+	leader.group.nudged.Store(0)
+	leader.group.remind(asks.node.ServerID(), 0)
+	leader.group.remind(asks.node.ServerID(), 1)
+	leader.idle(t)
+	if got := leader.group.raft.LastIndex(); got != last+requests+2 {
+		t.Errorf("the log ends at %d, want %d and one entry", got, last+requests+1)
+	}
+}

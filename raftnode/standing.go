@@ -83,7 +83,7 @@ func (n *Node) answerStandings(from string, body []byte) ([]byte, error) {
 		if g := n.group(q.key); g != nil {
 			s = g.standing()
 			if s.leads {
-				g.remind(from, q.s.lastIndex < s.lastIndex)
+				g.remind(from, s.lastIndex-min(q.s.lastIndex, s.lastIndex))
 			} else if _, leader := g.raft.LeaderWithID(); string(leader) == from && !q.s.leads && !q.s.stands {
 				g.followed.Store(resigned) // whom this replica takes for the leader looks for one
 				orphan = true
@@ -100,15 +100,16 @@ func (n *Node) answerStandings(from string, body []byte) ([]byte, error) {
 }
 
 // remind tells a follower that this replica leads, and has raft send the entries that it misses: raft's own next try may be Timing.Commit away, and a new
-// entry is what makes it look at all followers now.
-func (g *Group) remind(follower string, misses bool) {
+// entry is what makes it look at all followers now. It then sends maxAppendEntries of what they miss and waits for the next one, so a follower that is far behind, in a store that nobody writes to any more,
+// takes as many.
+func (g *Group) remind(follower string, missing uint64) {
 	g.node.notices.remind(g, follower)
-	if !misses {
+	if missing == 0 {
 		return
 	}
 	now := time.Now()
 	last := g.nudged.Load()
 	if now.UnixNano()-last >= int64(behindFor) && g.nudged.CompareAndSwap(last, now.UnixNano()) {
-		g.nudge()
+		g.nudge(min(1+missing/maxAppendEntries, maxNudges))
 	}
 }
