@@ -68,6 +68,7 @@ type Group struct {
 
 	newest    atomic.Uint64 // the last entry that this replica has stored as leader, see resends
 	unsettled atomic.Bool   // resends watches the group, or is about to
+	nudging   atomic.Bool   // a nudge of many is under way
 
 	commits      sync.Mutex // guards what follows
 	appliedIndex uint64     // of the last command that raft had applied

@@ -112,14 +112,18 @@ func (g *Group) lookForStall(st *stall) (watch bool) {
 // maxNudges bounds the entries that a follower's question makes; it asks again when it is not enough.
 const maxNudges = 256
 
-// nudge has raft look at all followers now, by a new entry, so many times.
+// nudge has raft look at all followers now, by a new entry, so many times; once while many times are under way.
 func (g *Group) nudge(times uint64) {
 	if !g.enter() {
 		return
 	}
-	go func() { // ends when raft has taken the last one: each at the latest after applyEnqueue, and the next when a majority has it
+	many := times > 1 && g.nudging.CompareAndSwap(false, true)
+	go func() { // ends when raft has taken the last one: each at the latest after applyEnqueue, and the next when a majority has it, or this replica leads no longer
 		defer g.inflight.Done()
-		for ; times > 1; times-- {
+		if many {
+			defer g.nudging.Store(false)
+		}
+		for ; many && times > 1; times-- {
 			if g.raft.Barrier(applyEnqueue).Error() != nil {
 				return
 			}
