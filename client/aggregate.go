@@ -92,7 +92,7 @@ func (a *Aggregates[S]) load(ctx context.Context, stream string) (*Aggregate[S],
 		if err != nil {
 			return nil, err
 		}
-		if res.Incarnation != incarnation || g.Version != NoStream && begins(res) != next {
+		if res.Incarnation != incarnation && res.Incarnation > 0 && incarnation > 0 || g.Version != NoStream && begins(res) != next {
 			return nil, errCut
 		}
 	}

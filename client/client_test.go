@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -405,6 +406,35 @@ func TestRecreatedShorter(t *testing.T) {
 		if !errors.Is(err, client.ErrStoreRecreated) {
 			t.Errorf("follow %t: %v", follow, err)
 		}
+	}
+}
+
+// TestNodeOfAnOlderStore: a node that came back answers for a while from the store that was dropped. It is asked again, and its events are not taken.
+func TestNodeOfAnOlderStore(t *testing.T) {
+	var behind atomic.Int64
+	cl := answered(t, "older-store", func(_ *nats.Conn, m *nats.Msg) []byte {
+		var r api.ReadAllRequest
+		if err := api.Unmarshal(m.Data, &r); err != nil {
+			t.Error(err)
+		}
+		page := &api.ReadResponse{
+			Reply: api.Reply{Type: api.TypeRead}, Incarnation: 2, Events: []api.Event{{Position: *r.After + 1, Stream: "new", ID: "x", Type: "Counted"}},
+			Next: *r.After + 1, End: *r.After == 1, LastPosition: 2,
+		}
+		if *r.After == 1 && behind.Add(1) < 3 {
+			page.Incarnation, page.Events[0].Stream = 1, "old"
+		}
+		return reply(t, page)
+	})
+	got := ""
+	for e, err := range cl.Store("s").ReadAll(ctxFor(t), client.ReadOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += fmt.Sprint(e.Stream, e.Position, " ")
+	}
+	if got != "new1 new2 " {
+		t.Errorf("read %s", got)
 	}
 }
 

@@ -22,17 +22,20 @@ type ReadOptions struct {
 	Consistency string     // api.Linearizable (default): everything that was acknowledged before; or api.Local
 	MinPosition uint64     // the node must have applied this position: with api.Local, reads one's own writes
 	PageSize    int        // events a request; default 3,000, or Limit when it is less
+	OnPage      func()     // called for each answer, also one without events, from another goroutine; nil: nobody is told
 }
 
 // Times and sizes of reading.
 const (
 	followWait      = 10 * time.Second // one request of a follower waits so long at the node
 	defaultPageSize = 3000
-	pagesAhead      = 1 // besides the page that the caller works on and the one that is being fetched
+	staleAgain      = 250 * time.Millisecond // until a node is asked again that knows an older store only
+	pagesAhead      = 1                      // besides the page that the caller works on and the one that is being fetched
 )
 
 // ErrStoreRecreated is matched by the error of a read, or a backup, that found another store behind the name than the one with which it began: what was read before and its
-// positions and versions belong to a store that is gone. Read the new one from its beginning, if that is what it takes the place of.
+// positions and versions belong to a store that is gone. Read the new one from its beginning, if that is what it takes the place of. Who waits for events in the instant of the drop may be told
+// api.ErrStoreNotFound instead.
 var ErrStoreRecreated = errors.New("the store was dropped and created again")
 
 // recreated is ErrStoreRecreated with both incarnations.
@@ -153,7 +156,17 @@ func (s *Store) fetchPages(ctx context.Context, o ReadOptions, ask pageRequest, 
 		if of > 0 && errors.Is(err, api.ErrPositionAhead) { // a node that is behind; or another store, which may never get there: this page tells of which it is
 			res, err = call[api.ReadResponse](ctx, s.client, ask(api.ReadOptions{}, next, size, wait))
 		}
-		if err == nil && of > 0 && res.Incarnation > 0 && res.Incarnation != of { // a node of an older version does not say
+		if err == nil && of > 0 && res.Incarnation > 0 && res.Incarnation < of { // a node that came back and has not heard yet that the store was dropped; incarnations only grow
+			timer := time.NewTimer(staleAgain)
+			select {
+			case <-timer.C:
+				continue
+			case <-ctx.Done():
+				timer.Stop()
+				return send(page{err: ctx.Err()})
+			}
+		}
+		if err == nil && of > 0 && res.Incarnation > of { // 0: a node of an older version does not say
 			err = fmt.Errorf("%s: %w", r.subject, recreated(res.Incarnation, of))
 		}
 		if err != nil {
@@ -161,6 +174,9 @@ func (s *Store) fetchPages(ctx context.Context, o ReadOptions, ask pageRequest, 
 				continue // the node waited for it, and will again
 			}
 			return send(page{err: err})
+		}
+		if o.OnPage != nil {
+			o.OnPage()
 		}
 		if len(res.Events) > 0 && !send(page{events: res.Events}) {
 			return false

@@ -78,9 +78,25 @@ func namedRead[Q, V any](read func(*stores.Store, context.Context, string, Q) (V
 		if s, ctx, cancel := b.openRead(r, &q, wait); s != nil {
 			defer cancel()
 			v, err := read(s, ctx, r.subject.Name, q)
+			if errors.Is(err, api.ErrStoreNotFound) && s.IsClosing() {
+				err = b.whileClosing(ctx, r.subject.Store, err)
+			}
 			r.answer(v, err)
 		}
 	}
+}
+
+// whileClosing is what a read is told whose store was dropped while it waited. A node that comes back opens the stores that it knows of, and may hear only then that a name was dropped and created again: the
+// store is there.
+func (b *Bus) whileClosing(ctx context.Context, store string, gone *api.Error) *api.Error {
+	known, err := b.knows(ctx, store)
+	switch {
+	case err != nil:
+		return err
+	case known:
+		return api.ErrNotReady.With("store %s was dropped and created again, and node %s is about to open the new one; retry shortly", store, b.name)
+	}
+	return gone
 }
 
 // openRead decodes the request and finds its store. When it returns no store, the request is answered.

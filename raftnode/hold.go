@@ -101,7 +101,9 @@ func (s *holds) cut(want, last uint64, now time.Time) uint64 {
 	for peer, h := range s.peers {
 		kept := int64(0)
 		if n := entries - h.entries; n > 0 && last > h.acked {
-			kept = ((bytes-h.bytes)/int64(n) + holdEntry) * int64(last-h.acked)
+			behind := int64(last - h.acked)
+			// Not all of what is behind are commands, and all of those were written since.
+			kept = min((bytes-h.bytes)/int64(n)*behind, bytes-h.bytes) + holdEntry*behind
 		}
 		switch {
 		case !h.sending && h.acked >= want+(last-want)/2:

@@ -124,8 +124,9 @@ func TestWhatIsHeldForPeers(t *testing.T) {
 	const sent = 1000 // the last entry of the state that was sent
 	for _, r := range []struct {
 		name    string
-		state   int64 // bytes
-		bytes   int64 // of each entry that was written since; 1,000 were, and the log ends at 2,000
+		state   int64  // bytes
+		bytes   int64  // of each entry that was written since; 1,000 were, and the log ends at 2,000
+		entries uint64 // fewer than 1,000, if not 0: the others are barriers, which are not counted as written
 		arrived bool
 		failed  bool
 		acked   uint64
@@ -144,13 +145,18 @@ func TestWhatIsHeldForPeers(t *testing.T) {
 		{name: "as much as may be held is written", bytes: holdBytes/1000 - 2*holdEntry, cut: sent - 1, goesOn: true},
 		{name: "more is written", bytes: holdBytes / 1000, cut: 1900},
 		{name: "more is written, and the peer has most of it", bytes: holdBytes / 1000, arrived: true, acked: 1700, cut: 1699, goesOn: true},
+		{name: "half as much, and as many barriers", bytes: holdBytes/500 - 4*holdEntry, entries: 500, cut: sent - 1, goesOn: true},
 		{name: "more is written behind a larger state", state: 2 * holdBytes, bytes: holdBytes / 1000, cut: sent - 1, goesOn: true},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			var w growth
 			s := holds{written: w.all, log: slog.New(slog.DiscardHandler)}
 			h := s.begin("n2~b", sent, r.state)
-			w.allEntries, w.allBytes = 1000, 1000*r.bytes
+			w.allEntries = 1000
+			if r.entries > 0 {
+				w.allEntries = r.entries
+			}
+			w.allBytes = int64(w.allEntries) * r.bytes
 			s.acknowledged("n2~b", 1999) // of an earlier time
 			if r.arrived {
 				s.arrived(h)

@@ -314,4 +314,15 @@ func TestAFollowerThatAsksIsSentAllThatItMisses(t *testing.T) {
 	if got := leader.group.raft.LastIndex(); got != last+requests+2 {
 		t.Errorf("the log ends at %d, want %d and one entry", got, last+requests+1)
 	}
+	last = leader.group.raft.LastIndex()
+	compact(t, leader, 4)
+	first, err := leader.group.store.FirstIndex()
+	if err != nil || first < 2 {
+		t.Fatalf("the log begins at %d, %v", first, err)
+	}
+	for has, want := range map[uint64]uint64{0: 1, first - 2: 1, first - 1: last - first + 1, last: 0, last + 3: 0} { // entries do not help whoever needs the state
+		if got := leader.group.misses(has, last); got != want {
+			t.Errorf("who has entries up to %d of %d to %d misses %d, want %d", has, first, last, got, want)
+		}
+	}
 }

@@ -83,7 +83,7 @@ func (n *Node) answerStandings(from string, body []byte) ([]byte, error) {
 		if g := n.group(q.key); g != nil {
 			s = g.standing()
 			if s.leads {
-				g.remind(from, s.lastIndex-min(q.s.lastIndex, s.lastIndex))
+				g.remind(from, g.misses(q.s.lastIndex, s.lastIndex))
 			} else if _, leader := g.raft.LeaderWithID(); string(leader) == from && !q.s.leads && !q.s.stands {
 				g.followed.Store(resigned) // whom this replica takes for the leader looks for one
 				orphan = true
@@ -97,6 +97,15 @@ func (n *Node) answerStandings(from string, body []byte) ([]byte, error) {
 		n.elections.look() // they are ready; so are we
 	}
 	return b, nil
+}
+
+// misses returns how many of this replica's entries, up to last, a follower misses that has those up to has: one at most when it needs the state, which entries do not bring.
+func (g *Group) misses(has, last uint64) uint64 {
+	n := last - min(has, last)
+	if first, err := g.store.FirstIndex(); err != nil || has+1 < first {
+		n = min(n, 1)
+	}
+	return n
 }
 
 // remind tells a follower that this replica leads, and has raft send the entries that it misses: raft's own next try may be Timing.Commit away, and a new

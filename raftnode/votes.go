@@ -48,8 +48,15 @@ func (v *votes) Set(key, val []byte) error {
 	return v.StableStore.SetUint64([]byte(lastVoteTerm), term)
 }
 
-// newRaft is raft.NewRaft, which panics over an entry that cannot be read: of a replica that is damaged, and the node's others are not.
+// newRaft is raft.NewRaft, which panics over an entry that cannot be read, or does not say what is wrong with the last one: of a replica that is damaged, and the node's others are not.
 func newRaft(conf *raft.Config, machine raft.FSM, logs raft.LogStore, stable raft.StableStore, snapshots raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
+	last, err := logs.LastIndex()
+	if err == nil && last > 0 {
+		err = logs.GetLog(last, new(raft.Log))
+	}
+	if errors.Is(err, wal.ErrCorrupt) {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
 	defer func() {
 		p := recover()
 		if p == nil {

@@ -93,6 +93,11 @@ func TestVotesAreWritten(t *testing.T) {
 
 // One byte of one entry is damaged in raft.db, where entries go that outlive their segment. raft panics over it when it starts; the replica is damaged, and the process goes on.
 func TestADamagedEntryIsMetAtTheStart(t *testing.T) {
+	t.Run("in the middle", func(t *testing.T) { damagedAtTheStart(t, func(uint64) uint64 { return 5 }) })
+	t.Run("the last one", func(t *testing.T) { damagedAtTheStart(t, func(last uint64) uint64 { return last }) })
+}
+
+func damagedAtTheStart(t *testing.T, which func(last uint64) uint64) {
 	m := single(t, false)
 	id, err := OpenIdentity(m.dir, m.name, epoch)
 	if err != nil {
@@ -125,10 +130,11 @@ func TestADamagedEntryIsMetAtTheStart(t *testing.T) {
 	err = db.Update(func(tx *bolt.Tx) error {
 		key := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, testGroup.Store), testGroup.Incarnation)
 		entries := tx.Bucket(key).Bucket([]byte("log"))
-		at := binary.BigEndian.AppendUint64(nil, 5)
+		newest, _ := entries.Cursor().Last()
+		at := binary.BigEndian.AppendUint64(nil, which(binary.BigEndian.Uint64(newest)))
 		v := append([]byte(nil), entries.Get(at)...)
 		if len(v) == 0 {
-			return errors.New("entry 5 is not in the bbolt file")
+			return errors.New("the entry is not in the bbolt file")
 		}
 		v[len(v)-1] ^= 1
 		return entries.Put(at, v)

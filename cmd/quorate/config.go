@@ -71,7 +71,15 @@ func (c fileConfig) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 	}
 	for key, value := range c {
 		if strings.ReplaceAll(key, "_", "-") == flag.Name {
-			return plainValue(value)
+			v, err := plainValue(value)
+			if items, list := v.([]any); list && !flag.IsSlice() { // several in one text, as the flag takes them
+				texts := make([]string, len(items))
+				for i := range items {
+					texts[i] = fmt.Sprint(items[i])
+				}
+				v = strings.Join(texts, ",")
+			}
+			return v, err
 		}
 	}
 	return nil, nil

@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -130,16 +131,34 @@ func (f *clientFlags) answers(e *env, s *client.Store) error {
 	return err
 }
 
-// patiently yields what is read, and gives up when the next item does not come within the limit. What the caller does with an item takes as long as it takes: a pager may
-// stand still.
-func patiently[T any](e *env, limit time.Duration, read func(ctx context.Context) iter.Seq2[T, error]) iter.Seq2[T, error] {
+// patiently yields what is read, and gives up when nothing comes within the limit: neither the next item nor, which read says by calling answered, an answer without any. What the caller does with
+// an item takes as long as it takes: a pager may stand still.
+func patiently[T any](e *env, limit time.Duration, read func(ctx context.Context, answered func()) iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		ctx, cancel := context.WithCancelCause(e.ctx)
 		defer cancel(nil)
 		timer := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
 		defer timer.Stop()
-		for item, err := range read(ctx) {
-			timer.Stop()
+		var mu sync.Mutex // guards waiting
+		waiting := true   // for an item; the caller works on one otherwise
+		wait := func(now bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			if waiting = now; now {
+				timer.Reset(limit)
+			} else {
+				timer.Stop()
+			}
+		}
+		answered := func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if waiting {
+				timer.Reset(limit)
+			}
+		}
+		for item, err := range read(ctx, answered) {
+			wait(false)
 			var known *api.Error
 			if err != nil && context.Cause(ctx) == context.DeadlineExceeded && !errors.As(err, &known) {
 				err = fmt.Errorf("no answer within %v: %v", limit, err) // not with %w: the user did not interrupt it
@@ -147,7 +166,7 @@ func patiently[T any](e *env, limit time.Duration, read func(ctx context.Context
 			if !yield(item, err) {
 				return
 			}
-			timer.Reset(limit)
+			wait(true)
 		}
 	}
 }

@@ -70,8 +70,8 @@ func TestNoContext(t *testing.T) {
 // TestPatiently: the limit is for what is waited for, not for what is done with it.
 func TestPatiently(t *testing.T) {
 	const limit = 15 * time.Second
-	read := func(pause time.Duration, items int) func(ctx context.Context) iter.Seq2[int, error] {
-		return func(ctx context.Context) iter.Seq2[int, error] {
+	read := func(pause time.Duration, items int) func(ctx context.Context, answered func()) iter.Seq2[int, error] {
+		return func(ctx context.Context, answered func()) iter.Seq2[int, error] {
 			return func(yield func(int, error) bool) {
 				for i := range items {
 					select {
@@ -98,6 +98,30 @@ func TestPatiently(t *testing.T) {
 				n++
 			}
 			if n != 5 {
+				t.Errorf("%d items", n)
+			}
+		})
+	})
+	t.Run("answers without items", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			empty := func(ctx context.Context, answered func()) iter.Seq2[int, error] {
+				return func(yield func(int, error) bool) {
+					for range 5 {
+						time.Sleep(limit - 1)
+						answered()
+					}
+					yield(1, ctx.Err())
+					answered() // of what was fetched ahead; nobody waits for it
+				}
+			}
+			for _, err := range patiently(&env{ctx: t.Context()}, limit, empty) {
+				if err != nil {
+					t.Error(err)
+				}
+				n++
+			}
+			if n != 1 {
 				t.Errorf("%d items", n)
 			}
 		})

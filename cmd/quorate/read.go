@@ -65,7 +65,8 @@ func (c *readCmd) Run(e *env) error {
 		}
 		return err
 	}
-	read := func(ctx context.Context) iter.Seq2[api.Event, error] {
+	read := func(ctx context.Context, answered func()) iter.Seq2[api.Event, error] {
+		o.OnPage = answered
 		if c.Stream != "" {
 			return st.ReadStream(ctx, c.Stream, o)
 		}
@@ -73,7 +74,7 @@ func (c *readCmd) Run(e *env) error {
 	}
 	events := patiently(e, c.Timeout, read)
 	if c.Follow { // the next event may be long in coming
-		events = read(e.ctx)
+		events = read(e.ctx, nil)
 	}
 	shown := 0
 	for event, err := range events {

@@ -35,7 +35,7 @@ func (c *streamListCmd) Run(e *env) error {
 	}
 	defer done()
 	n := 0
-	streams := patiently(e, c.Timeout, func(ctx context.Context) iter.Seq2[api.StreamInfo, error] {
+	streams := patiently(e, c.Timeout, func(ctx context.Context, _ func()) iter.Seq2[api.StreamInfo, error] {
 		return cl.Store(c.Store).Streams(ctx, c.Begin)
 	})
 	for s, err := range streams {

@@ -42,8 +42,8 @@ func (c *exportCmd) Run(e *env) (err error) {
 	}
 	w := bufio.NewWriterSize(out, 1<<20)
 	n, position := 0, c.After
-	events := patiently(e, c.Timeout, func(ctx context.Context) iter.Seq2[api.Event, error] {
-		return st.ReadAll(ctx, client.ReadOptions{From: c.After, PageSize: 2000})
+	events := patiently(e, c.Timeout, func(ctx context.Context, answered func()) iter.Seq2[api.Event, error] {
+		return st.ReadAll(ctx, client.ReadOptions{From: c.After, PageSize: 2000, OnPage: answered})
 	})
 	for event, err := range events {
 		if err != nil {

@@ -112,33 +112,51 @@ func OpenSegments(cfg Config) (*SegmentLog, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("open raft log: %w", err), l.settled.Close())
 	}
-	l.filling, l.calm = time.Now(), time.AfterFunc(calmAfter, l.drained.Broadcast) // stopped by Close
+	l.filling, l.calm = time.Now(), time.AfterFunc(calmAfter, l.calmNow) // stopped by Close
 	l.settler.Add(1)
 	go l.settle() // ends when Close has set stop
 	go l.run()    // ends when the log is closed and nothing is queued, or a write failed
 	return l, nil
 }
 
-// list returns the numbers of the segment files in order. It removes spares.
+// calmNow has the settler look again.
+func (l *SegmentLog) calmNow() {
+	l.fullMu.Lock() // or the settler may be about to wait, having looked a moment ago
+	defer l.fullMu.Unlock()
+	l.drained.Broadcast()
+}
+
+// list returns the numbers of the segment files in order.
 func (l *SegmentLog) list() (numbers []uint64, err error) {
 	names, err := l.dir.List()
 	for _, name := range names {
 		if n, ok := parseSegmentName(name); ok {
 			numbers = append(numbers, n)
 		}
+	}
+	slices.Sort(numbers)
+	return numbers, err
+}
+
+// removeSpares removes what an earlier process has left; nobody else has the log open.
+func (l *SegmentLog) removeSpares() error {
+	names, err := l.dir.List()
+	for _, name := range names {
 		if segment, ok := strings.CutSuffix(name, spareSuffix); ok && err == nil {
 			if _, ok := parseSegmentName(segment); ok {
 				err = l.dir.Remove(name)
 			}
 		}
 	}
-	slices.Sort(numbers)
-	return numbers, err
+	return err
 }
 
 // recover rebuilds what is known of the groups: first from the bbolt file, then from the segments, in order. It then begins a new segment; the ones that were found
 // are settled in the background.
 func (l *SegmentLog) recover(files []uint64) error {
+	if err := l.removeSpares(); err != nil {
+		return err
+	}
 	ids, err := l.settled.Groups()
 	if err != nil {
 		return err
