@@ -22,6 +22,8 @@ const (
 	restingBusy = 14
 	restingCalm = 2
 	calmAfter   = 5 * time.Second
+	// Of more groups than fewGroups, which keep 8 MiB each at least, little would be cut in that time, and the places of what rests would be in memory for nothing.
+	fewGroups = 8
 	// When so many more wait to be settled, writers wait.
 	maxWaiting = 8
 )

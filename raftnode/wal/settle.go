@@ -53,7 +53,7 @@ func (l *SegmentLog) settle() {
 
 // restingLocked returns how many full segments are left alone for now.
 func (l *SegmentLog) restingLocked() int {
-	if l.busyLocked() {
+	if l.busyLocked() && (len(l.full) == 0 || len(l.full[0].groups) <= fewGroups) {
 		return l.cfg.Resting
 	}
 	return min(restingCalm, l.cfg.Resting)
