@@ -12,6 +12,17 @@ import (
 	"github.com/quorate/quorate/api"
 )
 
+// alone is a bus without peers, and without a backend.
+func alone(t *testing.T) *Bus {
+	t.Helper()
+	b, err := Start(Config{Server: ServerConfig{Name: "n1", ClusterName: "c", Listen: "127.0.0.1:-1", ClusterListen: "127.0.0.1:-1", Prefix: "es", Logger: slog.New(slog.DiscardHandler)}, ServerID: "n1~a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	return b
+}
+
 // answered is a message that keeps what it is answered.
 type answered struct {
 	data   []byte
@@ -34,11 +45,7 @@ func (encoded) payload() ([]byte, error) { return []byte(`{}`), nil }
 
 // A write whose first try has an unknown outcome is not refused as never written by a later one: not by this node, nor by the next leader, unless that has looked for it.
 func TestAnUnknownOutcomeIsRemembered(t *testing.T) {
-	b, err := Start(Config{Server: ServerConfig{Name: "n1", ClusterName: "c", Listen: "127.0.0.1:-1", ClusterListen: "127.0.0.1:-1", Prefix: "es", Logger: slog.New(slog.DiscardHandler)}, ServerID: "n1~a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
+	b := alone(t)
 	var next []byte // the next leader's answer
 	if _, err := b.peers.Subscribe(nodeSubject("n2~b", subjectWrite), func(m *nats.Msg) { m.Respond(next) }); err != nil {
 		t.Fatal(err)
@@ -59,9 +66,11 @@ func TestAnUnknownOutcomeIsRemembered(t *testing.T) {
 		{api.ErrStoreFull, &change{}, false},    // a snapshot that was kept, and filled the store
 	} {
 		refusal := row.refusal.With("nothing was written")
-		if next, err = api.Marshal(api.Reply{Type: api.TypeAppend, Error: refusal}); err != nil {
+		raw, err := api.Marshal(api.Reply{Type: api.TypeAppend, Error: refusal})
+		if err != nil {
 			t.Fatal(err)
 		}
+		next = raw
 		for _, first := range []*api.Error{nil, unknown} {
 			want := refusal.Name
 			if first != nil && !row.passes {

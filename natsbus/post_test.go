@@ -2,7 +2,6 @@ package natsbus
 
 import (
 	"errors"
-	"log/slog"
 	"testing"
 	"time"
 
@@ -14,11 +13,7 @@ import (
 // lone is a bus of a node that leads all of its stores: open opens one, and returns when it serves and has its post.
 func lone(t *testing.T) (b *Bus, m *stores.Manager, open func(name string, id uint64) *stores.Store) {
 	t.Helper()
-	b, err := Start(Config{Server: ServerConfig{Name: "n1", ClusterName: "c", Listen: "127.0.0.1:-1", ClusterListen: "127.0.0.1:-1", Prefix: "es", Logger: slog.New(slog.DiscardHandler)}, ServerID: "n1~a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Close)
+	b = alone(t)
 	dir := t.TempDir()
 	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
 	if err != nil {

@@ -50,13 +50,6 @@ func (v *votes) Set(key, val []byte) error {
 
 // newRaft is raft.NewRaft, which panics over an entry that cannot be read, or does not say what is wrong with the last one: of a replica that is damaged, and the node's others are not.
 func newRaft(conf *raft.Config, machine raft.FSM, logs raft.LogStore, stable raft.StableStore, snapshots raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
-	last, err := logs.LastIndex()
-	if err == nil && last > 0 {
-		err = logs.GetLog(last, new(raft.Log))
-	}
-	if errors.Is(err, wal.ErrCorrupt) {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
 	defer func() {
 		p := recover()
 		if p == nil {
@@ -68,5 +61,14 @@ func newRaft(conf *raft.Config, machine raft.FSM, logs raft.LogStore, stable raf
 		}
 		r, err = nil, fmt.Errorf("%w: %w", ErrDamaged, cause)
 	}()
-	return raft.NewRaft(conf, machine, logs, stable, snapshots, trans) // starts nothing before it has read the log
+	r, err = raft.NewRaft(conf, machine, logs, stable, snapshots, trans) // starts nothing before it has read the log
+	if err == nil {
+		return r, nil
+	}
+	if last, lerr := logs.LastIndex(); lerr == nil {
+		if lerr = logs.GetLog(last, new(raft.Log)); errors.Is(lerr, wal.ErrCorrupt) {
+			err = fmt.Errorf("%w: %w", ErrDamaged, lerr)
+		}
+	}
+	return nil, err
 }

@@ -436,7 +436,6 @@ func (m *Manager) closeStore(s *Store) error {
 
 func (m *Manager) closing(s *Store, dropped bool) {
 	s.dropped.Store(dropped)
-	s.closing.Store(true)
 	s.waits.leave()
 	if m.cfg.OnClosing != nil {
 		m.cfg.OnClosing(s, dropped)

@@ -50,8 +50,7 @@ type Store struct {
 	flushes *flushes // shared by all stores of the node
 
 	flushDue atomic.Bool // a timed flush is to come
-	closing  atomic.Bool // about to be closed, or closed
-	dropped  atomic.Bool // closing because it was dropped; set before closing is
+	dropped  atomic.Bool // about to be closed because it was dropped; set before waits.gone is closed
 	waits    waits
 	damage   error // guarded by the manager's mu; met by the replica, which is to be closed
 
@@ -191,9 +190,9 @@ func newWaits() waits {
 	return waits{over: over, gone: gone, end: sync.OnceFunc(func() { close(over) }), leave: sync.OnceFunc(func() { close(gone) })}
 }
 
-func (w *waits) ended() bool {
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-w.over:
+	case <-c:
 		return true
 	default:
 		return false
@@ -205,11 +204,15 @@ func (s *Store) closed() *api.Error {
 	if s.dropped.Load() {
 		return api.ErrStoreNotFound.With("there is no store %q any more: it was dropped; create it with config.write.put.%s", s.Name(), s.Name())
 	}
+	return s.shuttingDown()
+}
+
+func (s *Store) shuttingDown() *api.Error {
 	return api.ErrShuttingDown.With("store %s is closing on this node; retry to reach another", s.Name())
 }
 
 // IsClosing reports whether the store is about to be closed here, or is closed. It is true before Config.OnClosing is called.
-func (s *Store) IsClosing() bool { return s.closing.Load() }
+func (s *Store) IsClosing() bool { return isClosed(s.waits.gone) }
 
 // close waits for the Raft group, appends under way, subscriptions and the feed, in this order.
 func (s *Store) close() error {
@@ -434,7 +437,7 @@ func (s *Store) apiError(err error) *api.Error {
 	case errors.Is(err, raftnode.ErrNoLeader):
 		return api.ErrNoLeader.With("store %s has no leader that a majority follows; retry shortly", s.Name())
 	case errors.Is(err, raftnode.ErrClosed):
-		return api.ErrShuttingDown.With("store %s is closing on this node; retry to reach another", s.Name())
+		return s.shuttingDown()
 	case errors.Is(err, fsm.ErrClosed): // only reads come so far
 		return s.closed()
 	case errors.Is(err, raftnode.ErrNotLeader):

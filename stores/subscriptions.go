@@ -110,7 +110,7 @@ func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, u
 	}}
 	return s.subscriptions.tell(name, message{
 		do: func(d *delivery, now time.Time) *api.Error {
-			if s.waits.ended() { // it came too late for endWaits
+			if isClosed(s.waits.over) { // it came too late for endWaits
 				f.until = now.Add(-lookGrace)
 			}
 			id = d.id

@@ -2,11 +2,8 @@ package wal
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"testing"
-
-	"github.com/hashicorp/raft"
 )
 
 // Groups that were removed are not kept in memory for ever: a node on which stores come and go stays as small as it was.
@@ -29,7 +26,7 @@ func TestRemovedGroupsAreForgotten(t *testing.T) {
 	index := uint64(0)
 	write := func(s Store, index uint64) {
 		t.Helper()
-		err := s.StoreLog(&raft.Log{Index: index, Term: 1, Data: fmt.Appendf(nil, "entry %d, %01000d", index, 0)})
+		err := s.StoreLog(fatEntry(index))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,11 +38,7 @@ func TestRemovedGroupsAreForgotten(t *testing.T) {
 			index++
 			write(busy, index)
 		}
-		l.fullMu.Lock()
-		defer l.fullMu.Unlock()
-		for len(l.full) > cfg.Resting {
-			l.drained.Wait()
-		}
+		l.settledTo(cfg.Resting)
 	}
 	const groups = 20
 	for round := range uint64(2) { // the second time the same groups come back, and are known from before only to segments

@@ -25,6 +25,21 @@ func (d *fullFolder) Create(name string, size int64) (File, error) {
 	return d.Folder.Create(name, size)
 }
 
+// fatEntry is one of which eight fill the segments of these tests.
+func fatEntry(index uint64) *raft.Log {
+	return &raft.Log{Index: index, Term: 1, Data: fmt.Appendf(nil, "entry %d, %01000d", index, 0)}
+}
+
+// settledTo waits until no more than n full segments are left, and returns how many are.
+func (l *SegmentLog) settledTo(n int) int {
+	l.fullMu.Lock()
+	defer l.fullMu.Unlock()
+	for len(l.full) > n {
+		l.drained.Wait()
+	}
+	return len(l.full)
+}
+
 // Found by TestChaos: a node whose disk was full while it prepared a segment ended when it needed that segment, although there was room again by then, and
 // then it was one of two that were down.
 func TestASegmentThatCouldNotBePreparedIsTriedAgain(t *testing.T) {
@@ -45,7 +60,7 @@ func TestASegmentThatCouldNotBePreparedIsTriedAgain(t *testing.T) {
 	index := uint64(0)
 	write := func() error {
 		index++
-		return s.StoreLog(&raft.Log{Index: index, Term: 1, Data: fmt.Appendf(nil, "entry %d, %01000d", index, 0)})
+		return s.StoreLog(fatEntry(index))
 	}
 	dir.full.Store(true)
 	for dir.refused.Load() == 0 { // until it is half full, and a little longer: the next one is prepared beside

@@ -2,7 +2,6 @@ package wal
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -38,7 +37,7 @@ func TestFilesOfSettledSegmentsAreUsedAgain(t *testing.T) {
 		}
 		const last = 400
 		for index := uint64(1); index <= last; index++ {
-			if err := s.StoreLog(&raft.Log{Index: index, Term: 1, Data: fmt.Appendf(nil, "entry %d, %01000d", index, 0)}); err != nil {
+			if err := s.StoreLog(fatEntry(index)); err != nil {
 				t.Fatal(err)
 			}
 			if index > 20 && index%5 == 0 {
@@ -46,11 +45,7 @@ func TestFilesOfSettledSegmentsAreUsedAgain(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			l.fullMu.Lock()
-			for len(l.full) > cfg.Resting { // so that there is a spare when the next one is prepared
-				l.drained.Wait()
-			}
-			l.fullMu.Unlock()
+			l.settledTo(cfg.Resting) // so that there is a spare when the next one is prepared
 		}
 		if used := l.current.number; dir.made > 6 || used < 40 {
 			t.Errorf("%d files of zeroes for %d segments", dir.made, used)

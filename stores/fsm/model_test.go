@@ -426,6 +426,17 @@ func compareEvents(t *rapid.T, got, want []api.Event) {
 	}
 }
 
+// newMachine opens a machine in a folder of its own, and an empty model of it.
+func newMachine(t *rapid.T, dir string) *machine {
+	sub, err := os.MkdirTemp(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{dir: sub, model: model{streams: make(map[string]modelStream)}}
+	m.open(t)
+	return m
+}
+
 // TestModel does random things to an FSM and to a model of it, and holds the two together.
 func TestModel(t *testing.T) {
 	dir := t.TempDir()
@@ -437,13 +448,8 @@ func TestModel(t *testing.T) {
 		}
 	}()
 	rapid.Check(t, func(t *rapid.T) {
-		sub, err := os.MkdirTemp(dir, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(sub)
-		m := &machine{dir: sub, model: model{streams: make(map[string]modelStream)}}
-		m.open(t)
+		m := newMachine(t, dir)
+		defer os.RemoveAll(m.dir)
 		defer func() {
 			m.f.Close()
 			swept, holes = swept+m.swept, holes+m.holes

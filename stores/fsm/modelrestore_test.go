@@ -75,13 +75,8 @@ func (m *machine) restore(t *rapid.T) {
 func TestModelWithRestore(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
-		sub, err := os.MkdirTemp(dir, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(sub)
-		m := &machine{dir: sub, model: model{streams: make(map[string]modelStream)}}
-		m.open(t)
+		m := newMachine(t, dir)
+		defer os.RemoveAll(m.dir)
 		defer func() { m.f.Close() }()
 		restores := 0
 		t.Repeat(map[string]func(*rapid.T){
