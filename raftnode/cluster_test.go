@@ -333,13 +333,13 @@ func (c *testCluster) link(from, to *member) *link {
 	return c.links[[2]string{from.node.ServerID(), to.node.ServerID()}]
 }
 
-// silence lets nothing through of what the member asks others; what they ask it, it answers.
-func (c *testCluster) silence(m *member) {
+// silence lets nothing through of what the member asks others, or all again; what they ask it, it answers.
+func (c *testCluster) silence(m *member, cut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, l := range c.links {
 		if key[0] == m.node.ServerID() {
-			l.setCut(true)
+			l.setCut(cut)
 		}
 	}
 }

@@ -5,14 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"github.com/hashicorp/raft"
 )
 
 // Methods of control calls and messages between nodes. Texts are a length (uvarint) and so many bytes, numbers are uvarints.
 const (
 	methodReadIndex byte = 1 // call: a group's key; answers an index, 8 bytes
-	methodIsOpen    byte = 2 // call: a group's key; answers the applied index, 8 bytes, once the group is open and could take over
+	methodIsOpen    byte = 2 // call: a group's key; answered once the group is open and could take over: see transfer.go
 	methodProbe     byte = 3 // call: see encodeProbe; answers the same
 	methodStanding  byte = 4 // call: see standing.go
 	methodTerms     byte = 5 // call: see termcheck.go
@@ -38,13 +36,7 @@ func (n *Node) handleCall(ctx context.Context, from string, method byte, body []
 	case methodReadIndex:
 		return g.answerReadIndex(ctx)
 	case methodIsOpen:
-		// raft 1.8.0 ignores a hand-over while it is a candidate, and the leader would refuse writes in vain. One that was told to stand and lost to another of the same term takes that one's
-		// entries, and remains a candidate until Timing.Election is over.
-		if g.raft.State() == raft.Candidate {
-			return nil, fmt.Errorf("the replica of group %q is a candidate and cannot be told to take over; it can when Timing.Election is over", body)
-		}
-		applied, _ := g.machine.Applied()
-		return binary.BigEndian.AppendUint64(nil, applied), nil
+		return g.answerIsOpen(), nil
 	}
 	return nil, fmt.Errorf("unknown control method %d: the caller is of another version", method)
 }

@@ -247,6 +247,11 @@ func (g *Group) stand() error {
 		// One whose election failed waits for Timing.Election and hears of nothing else; as a follower it can stand again.
 		g.stepDown("")
 	}
+	return g.timeoutNow()
+}
+
+// timeoutNow has this replica's raft stand, be it a follower or the leader.
+func (g *Group) timeoutNow() error {
 	id := g.node.ServerID()
 	req := &raft.TimeoutNowRequest{RPCHeader: g.header()}
 	return g.trans.TimeoutNow(raft.ServerID(id), raft.ServerAddress(id), req, &raft.TimeoutNowResponse{})

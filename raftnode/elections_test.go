@@ -323,7 +323,7 @@ func TestATransferThatIsNotTakenEnds(t *testing.T) {
 	leader := c.leader(t)
 	leader.mustWrite("a")
 	to := c.followers(leader)[0]
-	c.silence(to) // it is told to stand, and nobody hears that it does
+	c.silence(to, true) // it is told to stand, and nobody hears that it does
 	if err := leader.group.Transfer(to.node.ServerID()); err != nil {
 		t.Fatal(err)
 	}

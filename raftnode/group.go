@@ -2,8 +2,6 @@ package raftnode
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -348,84 +346,6 @@ func (g *Group) leaderRestarted(leader string) bool {
 		return false
 	}
 	return g.followed.Load() != now
-}
-
-// Transfer moves leadership to the member with the id, or to the one that has applied most when it is empty. It returns when the old leader
-// has stepped down or the attempt has failed; who leads then, WaitLeadership tells.
-//
-// Only a member that answers is asked to take over. hashicorp/raft waits for the target to catch up and to win, and the leader refuses all writes meanwhile,
-// for Timing.Election at worst: so after transferWait this replica steps down by itself, and whoever is the most up to date takes over.
-func (g *Group) Transfer(to string) error {
-	if !g.enter() {
-		return ErrClosed
-	}
-	defer g.inflight.Done()
-	target, err := g.successor(to)
-	if err != nil {
-		return err
-	}
-	g.leadership.expect("transfer")
-	future := g.raft.LeadershipTransferToServer(raft.ServerID(target), raft.ServerAddress(target))
-	late := time.AfterFunc(transferWait, func() { g.stepDown("transfer") })
-	err = future.Error()
-	late.Stop()
-	if err == nil {
-		return nil
-	}
-	g.leadership.expect("")
-	if errors.Is(err, raft.ErrNotLeader) {
-		return fmt.Errorf("%w: %w", ErrNotLeader, err)
-	}
-	return err
-}
-
-// transferWait is how long the leader waits for its successor to catch up and to win.
-const transferWait = 3 * time.Second
-
-// successorWait bounds how long members are asked whether they can take over.
-const successorWait = time.Second
-
-// successor returns the member with the id if it answers, or of all others that answer the one that has applied most.
-func (g *Group) successor(to string) (string, error) {
-	ctx, cancel := context.WithTimeout(g.ctx, successorWait)
-	defer cancel()
-	type answer struct {
-		id      string
-		applied uint64
-		err     error
-	}
-	var asked int
-	answers := make(chan answer, len(g.Members()))
-	for _, id := range g.Members() {
-		if id == g.node.ServerID() || to != "" && id != to {
-			continue
-		}
-		asked++
-		go func() { // ends with the answer, or with ctx
-			raw, err := g.node.transport.Call(ctx, id, methodIsOpen, []byte(g.key))
-			if err == nil && len(raw) != 8 {
-				err = fmt.Errorf("answer has %d bytes, wanted 8", len(raw))
-			}
-			a := answer{id: id, err: err}
-			if err == nil {
-				a.applied = binary.BigEndian.Uint64(raw)
-			}
-			answers <- a
-		}()
-	}
-	if asked == 0 && to != "" {
-		return "", fmt.Errorf("%w: %s", ErrNotMember, to)
-	}
-	best := answer{err: errors.New("there is no other member")}
-	for range asked {
-		if a := <-answers; best.err != nil || a.err == nil && a.applied > best.applied {
-			best = a
-		}
-	}
-	if best.err != nil {
-		return "", fmt.Errorf("no member that could take over answers: %w", best.err)
-	}
-	return best.id, nil
 }
 
 // closeGrace is how long a replica that closes waits for the majority's answer to what is under way.
