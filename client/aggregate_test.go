@@ -354,3 +354,26 @@ func TestDecide(t *testing.T) {
 		t.Errorf("got %d, %+v, %v", n, res, err)
 	}
 }
+
+// TestDecideRecreated: what was read of a store is not taken for what another one of the name holds.
+func TestDecideRecreated(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "decisions-anew")
+	if _, err := st.Append(ctx, "a", numbered(0, 2), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	decided := 0
+	_, _, err := client.Decide(ctx, st, client.Decision[int]{
+		Query: client.Select(api.QueryItem{Types: []string{"Counted"}}), Stream: "b",
+		Evolve: func(n int, e api.Event) (int, error) { return n + 1, nil },
+		Decide: func(n int) ([]api.NewEvent, error) {
+			if decided++; decided > 1 {
+				t.Errorf("decided on %d events of two stores", n)
+				return nil, nil
+			}
+			return numbered(0, 1), recreate(ctx, st, numbered(100, 5))
+		},
+	})
+	if !errors.Is(err, client.ErrStoreRecreated) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -33,33 +33,32 @@ const defaultAttempts = 30
 // Decide reads what the decision depends on, decides, and appends the events if nothing that it depends on was written meanwhile; if something was, it reads that and
 // decides again. It returns the state that was decided on, and where the events are; a decision for no events appends nothing and returns no response.
 //
-// The error of d.Decide is returned as it is. When the attempts are used up the error matches api.ErrCondition.
+// The error of d.Decide is returned as it is. When the attempts are used up the error matches api.ErrCondition; when the store was dropped and created again since it was read first, ErrStoreRecreated.
 func Decide[S any](ctx context.Context, s *Store, d Decision[S]) (S, *api.AppendSeveralResponse, error) {
-	state, after := d.State, uint64(0)
+	known := decided[S]{state: d.State}
 	attempts := d.Attempts
 	if attempts <= 0 {
 		attempts = defaultAttempts
 	}
 	for attempt := 1; ; attempt++ {
-		var err error
-		if state, after, err = fold(ctx, s, &d, state, after); err != nil {
-			return state, nil, err
+		if err := known.fold(ctx, s, &d); err != nil {
+			return known.state, nil, err
 		}
-		events, err := d.Decide(state)
+		events, err := d.Decide(known.state)
 		if err != nil || len(events) == 0 {
-			return state, nil, err
+			return known.state, nil, err
 		}
 		for i := range events {
 			if events[i].Stream == "" {
 				events[i].Stream = d.Stream
 			}
 		}
-		res, err := s.AppendSeveral(ctx, events, NothingNew(d.Query, after))
+		res, err := s.AppendSeveral(ctx, events, NothingNew(d.Query, known.after))
 		if !errors.Is(err, api.ErrCondition) {
-			return state, res, err
+			return known.state, res, err
 		}
 		if attempt == attempts {
-			return state, nil, fmt.Errorf("decided %d times, and each time something was written meanwhile: %w", attempts, err)
+			return known.state, nil, fmt.Errorf("decided %d times, and each time something was written meanwhile: %w", attempts, err)
 		}
 		giveWay(ctx, attempt)
 	}
@@ -75,26 +74,38 @@ func giveWay(ctx context.Context, attempt int) {
 	}
 }
 
-// fold evolves the state by what the query selects behind after, and returns how far it has looked.
-func fold[S any](ctx context.Context, s *Store, d *Decision[S], state S, after uint64) (S, uint64, error) {
+// decided is what a decision is made on.
+type decided[S any] struct {
+	state S
+	after uint64 // how far it has looked
+	of    uint64 // the incarnation of the store that it looked at; 0: none has been told
+}
+
+// fold evolves the state by what the query selects behind what it has looked at.
+func (k *decided[S]) fold(ctx context.Context, s *Store, d *Decision[S]) error {
 	for {
-		res, err := call[api.ReadResponse](ctx, s.client, request{
-			subject: s.client.subjects.Read(s.name, "query", ""), body: api.ReadAllRequest{After: &after, Limit: defaultPageSize, Query: &d.Query},
-		})
-		if err != nil {
-			return state, after, err
+		r := request{
+			subject: s.client.subjects.Read(s.name, "query", ""), body: api.ReadAllRequest{After: &k.after, Limit: defaultPageSize, Query: &d.Query},
 		}
+		res, err := call[api.ReadResponse](ctx, s.client, r)
+		if err != nil {
+			return err
+		}
+		if k.of > 0 && res.Incarnation > 0 && res.Incarnation != k.of {
+			return fmt.Errorf("%s: %w", r.subject, recreated(res.Incarnation, k.of))
+		}
+		k.of = max(k.of, res.Incarnation)
 		for _, e := range res.Events {
-			if state, err = d.Evolve(state, e); err != nil {
-				return state, after, fmt.Errorf("event %d, %s of stream %s: %w", e.Position, e.Type, e.Stream, err)
+			if k.state, err = d.Evolve(k.state, e); err != nil {
+				return fmt.Errorf("event %d, %s of stream %s: %w", e.Position, e.Type, e.Stream, err)
 			}
 		}
-		after = res.Next
+		k.after = res.Next
 		if res.Scanned != nil {
-			after = *res.Scanned
+			k.after = *res.Scanned
 		}
 		if res.End {
-			return state, after, nil
+			return nil
 		}
 	}
 }
