@@ -34,11 +34,12 @@ var ErrConsumerEnded = errors.New("the loop over Messages has ended")
 // said: then nothing is queued. What is queued is sent in batches, and an error of that ends the loop over Messages; of what is refused, nothing else is held back.
 type Message struct {
 	api.DeliveredEvent
+	from     uint64 // id of the subscription that delivered it
 	consumer *consumer
 }
 
 // Ack says that the event was processed.
-func (m *Message) Ack() error { return m.consumer.queue(verdict{position: m.Position}) }
+func (m *Message) Ack() error { return m.consumer.queue(verdict{from: m.from, position: m.Position}) }
 
 // Nack says that it was not: it is delivered again, after the delay, which is an hour at most.
 func (m *Message) Nack(delay time.Duration) error {
@@ -56,11 +57,12 @@ func (m *Message) nack(how api.SubscriptionNackRequest) error {
 	if err := whole.Check(); err != nil {
 		return err
 	}
-	return m.consumer.queue(verdict{position: m.Position, nack: true, how: how})
+	return m.consumer.queue(verdict{from: m.from, position: m.Position, nack: true, how: how})
 }
 
 // verdict is what the caller says of one event.
 type verdict struct {
+	from     uint64 // id of the subscription that delivered it
 	position uint64
 	nack     bool
 	how      api.SubscriptionNackRequest // without positions
@@ -91,25 +93,25 @@ func (p *Subscription) Messages(ctx context.Context, o ConsumeOptions) iter.Seq2
 	return func(yield func(*Message, error) bool) {
 		run, cancel := context.WithCancelCause(ctx)
 		c := &consumer{sub: p, o: o, cancel: cancel, wake: make(chan struct{}, 1)}
-		batches := make(chan []api.DeliveredEvent)
+		batches := make(chan batch)
 		var work sync.WaitGroup
 		go c.fetch(run, batches)        // ends with run, once the fetch that is under way is answered
-		work.Go(func() { c.send(run) }) // ends with run
-		var rest []api.DeliveredEvent
+		work.Go(func() { c.send(run) }) // ends with run, once the request that is under way is answered
+		var rest batch
 		defer func() {
 			cancel(nil)
 			work.Wait()
 			c.end(context.WithoutCancel(ctx), rest)
 		}()
 		for run.Err() == nil {
-			var batch []api.DeliveredEvent
+			var b batch
 			select {
-			case batch = <-batches: // nil when fetch has ended, and run with it
+			case b = <-batches: // empty when fetch has ended, and run with it
 			case <-run.Done():
 			}
-			for i, e := range batch {
-				rest = batch[i+1:]
-				if !yield(&Message{e, c}, nil) {
+			for i, e := range b.events {
+				rest = batch{b.from, b.events[i+1:]}
+				if !yield(&Message{e, b.from, c}, nil) {
 					return
 				}
 				if run.Err() != nil {
@@ -121,14 +123,18 @@ func (p *Subscription) Messages(ctx context.Context, o ConsumeOptions) iter.Seq2
 	}
 }
 
+// batch is what one fetch got, from the subscription with the id.
+type batch struct {
+	from   uint64
+	events []api.DeliveredEvent
+}
+
 // fetch gives batches to the caller, one ahead, until ctx is done. A fetch that is under way then is seen to its end, and what it gets goes back: the leader would give events
 // to it all the same, and nobody else would see them until their time is over.
-func (c *consumer) fetch(ctx context.Context, batches chan<- []api.DeliveredEvent) {
+func (c *consumer) fetch(ctx context.Context, batches chan<- batch) {
 	defer close(batches)
-	through, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	through, cancel := outlive(ctx, fetchWait+lastWords)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(fetchWait+lastWords, cancel) })
-	defer stop()
 	for ctx.Err() == nil {
 		res, err := c.sub.Fetch(through, c.o.Batch, fetchWait)
 		if err != nil {
@@ -138,19 +144,27 @@ func (c *consumer) fetch(ctx context.Context, batches chan<- []api.DeliveredEven
 		if len(res.Events) == 0 {
 			continue
 		}
+		got := batch{res.ID, res.Events}
 		select {
-		case batches <- res.Events:
+		case batches <- got:
 		case <-ctx.Done():
-			c.giveBack(through, res.Events)
+			c.giveBack(through, got)
 		}
 	}
 }
 
+// outlive returns a context that is done so long after ctx is.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	through, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return through, func() { stop(); cancel() }
+}
+
 // giveBack says of events that they were not processed.
-func (c *consumer) giveBack(ctx context.Context, events []api.DeliveredEvent) {
+func (c *consumer) giveBack(ctx context.Context, b batch) {
 	var said []verdict
-	for _, e := range events {
-		said = append(said, verdict{position: e.Position, nack: true})
+	for _, e := range b.events {
+		said = append(said, verdict{from: b.from, position: e.Position, nack: true})
 	}
 	_, _ = c.flush(ctx, said) // what does not get through is delivered again, later
 }
@@ -170,8 +184,11 @@ func (c *consumer) queue(v verdict) error {
 	return nil
 }
 
-// send sends what is said, a moment after the first of it, until ctx is done.
+// send sends what is said, a moment after the first of it, until ctx is done. A request that is under way then is seen to its end: sent again without need, a nack would meet the next
+// delivery of the event, which somebody else may have processed by then.
 func (c *consumer) send(ctx context.Context) {
+	through, cancel := outlive(ctx, lastWords)
+	defer cancel()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -190,7 +207,7 @@ func (c *consumer) send(ctx context.Context) {
 		said := c.said
 		c.said = nil
 		c.mu.Unlock()
-		if left, err := c.flush(ctx, said); err != nil {
+		if left, err := c.flush(through, said); err != nil {
 			c.mu.Lock()
 			c.said = append(left, c.said...) // the end of the loop tries once more what was not refused
 			c.mu.Unlock()
@@ -201,7 +218,7 @@ func (c *consumer) send(ctx context.Context) {
 }
 
 // end sends what is left when the loop has ended, and gives back what was not yielded.
-func (c *consumer) end(ctx context.Context, rest []api.DeliveredEvent) {
+func (c *consumer) end(ctx context.Context, rest batch) {
 	c.mu.Lock()
 	said := c.said
 	c.said, c.ended = nil, true
@@ -216,11 +233,11 @@ func (c *consumer) end(ctx context.Context, rest []api.DeliveredEvent) {
 // not sent, and the first error.
 func (c *consumer) flush(ctx context.Context, said []verdict) (left []verdict, first error) {
 	for len(said) > 0 {
-		how, nack := said[0].how, said[0].nack
+		how, nack, from := said[0].how, said[0].nack, said[0].from
 		var positions []uint64
 		var others []verdict
 		for _, v := range said {
-			if v.nack == nack && v.how.DelayMS == how.DelayMS && v.how.Park == how.Park && v.how.Reason == how.Reason && len(positions) < api.MaxFetch {
+			if v.from == from && v.nack == nack && v.how.DelayMS == how.DelayMS && v.how.Park == how.Park && v.how.Reason == how.Reason && len(positions) < api.MaxFetch {
 				positions = append(positions, v.position)
 			} else {
 				others = append(others, v)
@@ -228,10 +245,13 @@ func (c *consumer) flush(ctx context.Context, said []verdict) (left []verdict, f
 		}
 		var err error
 		if nack {
-			how.Positions = positions
+			how.Positions, how.ID = positions, from
 			_, err = c.sub.Nack(ctx, how)
 		} else {
-			_, err = c.sub.Ack(ctx, positions...)
+			_, err = c.sub.settle(ctx, "ack", safe, api.SubscriptionAckRequest{Positions: positions, ID: from})
+		}
+		if errors.Is(err, api.ErrSubscriptionNotFound) { // deleted since, and what it remembered with it; if no other has its name, the next fetch says so
+			err = nil
 		}
 		if err != nil {
 			if first == nil {

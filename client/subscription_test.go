@@ -268,3 +268,37 @@ func TestRefusedVerdict(t *testing.T) {
 		t.Errorf("%+v, %v", info, err)
 	}
 }
+
+// TestMessagesOfAnotherSubscription: an acknowledgement for a subscription that was deleted does nothing to the one that was created under its name.
+func TestMessagesOfAnotherSubscription(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "consumed-anew")
+	sub := st.Subscription("work")
+	if _, err := st.Append(ctx, "a", numbered(0, 1), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 {
+		if _, err := sub.Create(ctx, api.SubscriptionConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		for m, err := range sub.Messages(ctx, client.ConsumeOptions{}) {
+			if err != nil || m.Position != 1 {
+				t.Fatalf("got %+v, %v", m, err)
+			}
+			if round == 0 {
+				if err := sub.Delete(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := sub.Create(ctx, api.SubscriptionConfig{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := m.Ack(); err != nil {
+				t.Fatal(err)
+			}
+			break // which sends the acknowledgement
+		}
+		if info, err := sub.Info(ctx); err != nil || info.Acked != uint64(round) {
+			t.Errorf("round %d: %+v, %v", round, info, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package natsbus
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,27 +41,33 @@ func (b *Bus) mayPush(subject string) *api.Error {
 }
 
 // Push implements stores.Pusher.
-func (b *Bus) Push(s *stores.Store, subscription string, config *api.SubscriptionConfig, e *api.DeliveredEvent) error {
+func (b *Bus) Push(s *stores.Store, subscription string, id uint64, config *api.SubscriptionConfig, e *api.DeliveredEvent) error {
 	m := &nats.Msg{Subject: config.DeliverSubject, Data: e.Body(), Header: cloudEventHeaders(b.subjects, s.Name(), &e.Event)}
 	m.Header[headerAttempt] = []string{strconv.Itoa(e.Attempt)}
 	if config.Ack != api.AckNone {
-		m.Reply = b.subjects.Write(s.Name(), "subscription.ack", subscription+"."+strconv.FormatUint(e.Position, 10))
+		m.Reply = b.subjects.Write(s.Name(), "subscription.ack", fmt.Sprintf("%s.%d.%d", subscription, e.Position, id))
 	}
 	return b.clients.PublishMsg(m)
 }
 
-// newPushAck decodes what a consumer answered to an event that was pushed: write.subscription.ack.<name>.<position>.
+// newPushAck decodes what a consumer answered to an event that was pushed: write.subscription.ack.<name>.<position>.<id of the subscription>. Without the id, which is what somebody may write by hand, it is for
+// whichever subscription has the name.
 func newPushAck(r *request, s *stores.Store) (write, *api.Error) {
 	name, last, _ := strings.Cut(r.subject.Name, ".")
+	last, of, hasID := strings.Cut(last, ".")
 	position, perr := strconv.ParseUint(last, 10, 64)
-	if perr != nil {
-		return nil, api.ErrBadSubject.With("%q is not a position; a subject that acknowledges one event is …write.subscription.ack.<name>.<position>", last)
+	id, ierr := uint64(0), error(nil)
+	if hasID {
+		id, ierr = strconv.ParseUint(of, 10, 64)
+	}
+	if perr != nil || ierr != nil {
+		return nil, api.ErrBadSubject.With("%q is not a position, with or without a subscription's id; a subject that acknowledges one event is …write.subscription.ack.<name>.<position>.<id>", r.subject.Name[len(name)+1:])
 	}
 	if err := api.CheckSubscriptionName(name); err != nil {
 		return nil, err
 	}
 	w := &change{raw: r.message.Data(), crowd: true}
-	nack := api.SubscriptionNackRequest{Positions: []uint64{position}}
+	nack := api.SubscriptionNackRequest{Positions: []uint64{position}, ID: id}
 	switch body := bytes.TrimSpace(w.raw); {
 	case bytes.HasPrefix(body, []byte(wordNak)):
 		var q struct {
@@ -75,13 +82,13 @@ func newPushAck(r *request, s *stores.Store) (write, *api.Error) {
 	case bytes.HasPrefix(body, []byte(wordTerm)):
 		nack.Park, nack.Reason = true, string(bytes.TrimSpace(body[len(wordTerm):]))
 	case bytes.HasPrefix(body, []byte(wordProgress)):
-		w.start = func(done stores.Done) *api.Error { return s.ExtendSubscription(name, position, done) }
+		w.start = func(done stores.Done) *api.Error { return s.ExtendSubscription(name, id, position, done) }
 		return w, nil
 	case r.message.Header().Get(api.HeaderErrorCode) != "": // the consumer is a service and reports an error
 		nack.Reason = r.message.Header().Get(api.HeaderError)
 	default:
 		w.start = func(done stores.Done) *api.Error {
-			return s.AckSubscription(name, api.SubscriptionAckRequest{Positions: nack.Positions}, done)
+			return s.AckSubscription(name, api.SubscriptionAckRequest{Positions: nack.Positions, ID: id}, done)
 		}
 		return w, nil
 	}

@@ -31,8 +31,8 @@ type dispatcher struct {
 type Pusher interface {
 	// Wanted reports whether somebody is subscribed to the subject now. It must not block.
 	Wanted(subject string) bool
-	// Push publishes an event of the subscription to its subject. Whoever gets it can acknowledge it unless the config says that delivered is acknowledged.
-	Push(s *Store, subscription string, config *api.SubscriptionConfig, e *api.DeliveredEvent) error
+	// Push publishes an event of the subscription, which has the id, to its subject. Whoever gets it can acknowledge it unless the config says that delivered is acknowledged.
+	Push(s *Store, subscription string, id uint64, config *api.SubscriptionConfig, e *api.DeliveredEvent) error
 }
 
 // consumer runs one subscription's delivery.
@@ -363,7 +363,7 @@ func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 func (c *consumer) push(d *delivery) error {
 	events, err := d.take(c.in.store.now(), prefetch)
 	for i := range events {
-		if err := c.in.pusher.Push(c.in.store, c.name, &d.cfg, &events[i]); err != nil {
+		if err := c.in.pusher.Push(c.in.store, c.name, d.id, &d.cfg, &events[i]); err != nil {
 			c.in.store.log.Warn("an event was not pushed; unless the subscription acknowledges what is delivered, it is delivered again later", "subscription", c.name, "position", events[i].Position, "error", err)
 		}
 	}

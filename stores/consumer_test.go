@@ -144,7 +144,7 @@ func (p *pushed) Wanted(string) bool {
 	return p.listens.Load()
 }
 
-func (p *pushed) Push(_ *Store, _ string, _ *api.SubscriptionConfig, e *api.DeliveredEvent) error {
+func (p *pushed) Push(_ *Store, _ string, _ uint64, _ *api.SubscriptionConfig, e *api.DeliveredEvent) error {
 	p.events <- *e
 	return nil
 }

@@ -146,9 +146,9 @@ func (s *Store) NackSubscription(name string, r api.SubscriptionNackRequest, don
 	})
 }
 
-// ExtendSubscription gives the consumer of an event that is in flight more time. The result is an *api.SubscriptionAckResponse.
-func (s *Store) ExtendSubscription(name string, position uint64, done Done) *api.Error {
-	return s.tellAck(name, 0, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
+// ExtendSubscription gives the consumer of an event that is in flight more time; id is as in api.SubscriptionAckRequest. The result is an *api.SubscriptionAckResponse.
+func (s *Store) ExtendSubscription(name string, id, position uint64, done Done) *api.Error {
+	return s.tellAck(name, id, done, func(d *delivery, now time.Time, done func(int, uint64, *api.Error)) error {
 		done(d.extend(now, position), d.floor, nil)
 		return nil
 	})

@@ -104,11 +104,22 @@ func pushes(t *testing.T, c *testcluster.Cluster, nc *nats.Conn) {
 		if events, err = listen.SubscribeSync(name); err != nil {
 			t.Fatal(err)
 		}
-		if m := next(); string(m.Data) != "4" || m.Header.Get("Quorate-Attempt") != "1" && m.Header.Get("Quorate-Attempt") != "2" {
+		later := next()
+		if m := later; string(m.Data) != "4" || m.Header.Get("Quorate-Attempt") != "1" && m.Header.Get("Quorate-Attempt") != "2" {
 			t.Errorf("%s: who comes later: %s %v", name, m.Data, m.Header)
 		}
 		if _, failed := request[api.Reply](t, nc, "es.orders.write.subscription.ack."+name+".x", ``); wantError(failed, api.ErrBadSubject) != nil {
 			t.Errorf("ack of no position: %v", failed)
+		}
+		// Who answers late for a subscription that was deleted does nothing to the one that has its name now.
+		if _, failed := request[api.SubscriptionDeleteResponse](t, nc, sub.subject("delete"), ``); failed != nil {
+			t.Fatal(failed)
+		}
+		sub.create(`{"deliver_subject":"` + name + `","query":{"items":[{"stream_prefixes":["` + stream + `"]}]}}`)
+		for _, text := range []string{`+ACK`, `-NAK`, `+WPI`} {
+			if _, failed := request[api.Reply](t, listen, later.Reply, text); wantError(failed, api.ErrSubscriptionNotFound) != nil {
+				t.Errorf("%s: %s for the subscription before: %v", name, text, failed)
+			}
 		}
 	}
 }
