@@ -20,6 +20,8 @@ type way struct {
 	mu    sync.Mutex // guards what follows
 	cut   bool
 	lost  []byte
+	want  []byte        // what is waited for …
+	came  chan struct{} // … and this is closed once it was swallowed
 	conns []net.Conn
 }
 
@@ -71,6 +73,10 @@ func (l lossy) Write(p []byte) (int, error) {
 	cut := l.way.cut
 	if cut {
 		l.way.lost = append(l.way.lost, p...)
+		if l.way.want != nil && bytes.Contains(l.way.lost, l.way.want) {
+			l.way.want = nil
+			close(l.way.came)
+		}
 	}
 	l.way.mu.Unlock()
 	if cut {
@@ -79,16 +85,12 @@ func (l lossy) Write(p []byte) (int, error) {
 	return l.to.Write(p)
 }
 
-func (w *way) swallow() {
+// swallow cuts the way. The channel is closed once the text is among what was swallowed.
+func (w *way) swallow(text string) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.cut = true
-}
-
-func (w *way) swallowed(text string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return bytes.Contains(w.lost, []byte(text))
+	w.cut, w.want, w.came = true, []byte(text), make(chan struct{})
+	return w.came
 }
 
 func (w *way) heal() {
@@ -176,17 +178,17 @@ func TestAStoreTakesWritesAfterAConnectionBroke(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	ways[leads][other].swallow()
+	lost := ways[leads][other].swallow("the-lost-one")
 	answers := make(chan *api.Error, 2)
 	for _, id := range []string{"the-lost-one", "the-one-behind-it"} {
 		if err := s.Begin(event(id), func(_ any, err *api.Error) { answers <- err }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); !ways[leads][other].swallowed("the-lost-one"); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the append is not sent")
-		}
+	select {
+	case <-lost:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the append is not sent")
 	}
 	ways[leads][other].heal()
 	for range cap(answers) {
