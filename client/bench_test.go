@@ -65,7 +65,7 @@ func BenchmarkMessages(b *testing.B) {
 	if b.N > fillEvents {
 		b.Skipf("there are %d events; use -benchtime %dx", fillEvents, fillEvents)
 	}
-	_ = sub.Delete(ctx) // of a run before, with as many
+	_, _ = sub.Delete(ctx) // of a run before, with as many
 	if _, err := sub.Create(ctx, api.SubscriptionConfig{}); err != nil {
 		b.Fatal(err)
 	}

@@ -176,7 +176,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", ".", "a.b", "a b", "*"} {
-		if err := st.Subscription(name).Delete(ctx); !errors.Is(err, api.ErrBadName) {
+		if _, err := st.Subscription(name).Delete(ctx); !errors.Is(err, api.ErrBadName) {
 			t.Errorf("delete the subscription %q: %v", name, err)
 		}
 		if _, err := st.Subscription(name).Info(ctx); !errors.Is(err, api.ErrBadName) {

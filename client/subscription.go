@@ -44,18 +44,13 @@ func (p *Subscription) Create(ctx context.Context, config api.SubscriptionConfig
 }
 
 // Info describes the subscription.
-func (p *Subscription) Info(ctx context.Context) (*api.SubscriptionInfo, error) {
-	res, err := call[api.SubscriptionResponse](ctx, p.store.client, p.read("subscription", api.ReadOptions{}))
-	if err != nil {
-		return nil, err
-	}
-	return &res.SubscriptionInfo, nil
+func (p *Subscription) Info(ctx context.Context) (*api.SubscriptionResponse, error) {
+	return call[api.SubscriptionResponse](ctx, p.store.client, p.read("subscription", api.ReadOptions{}))
 }
 
-// Delete drops the subscription and what it remembers. It is not retried after a time-out, which is ErrOutcomeUnknown: it might drop one that was created since.
-func (p *Subscription) Delete(ctx context.Context) error {
-	_, err := call[api.SubscriptionDeleteResponse](ctx, p.store.client, p.write("delete", single, struct{}{}))
-	return err
+// Delete drops the subscription and what it remembers, and tells whether there was one. It is not retried after a time-out, which is ErrOutcomeUnknown: it might drop one that was created since.
+func (p *Subscription) Delete(ctx context.Context) (*api.SubscriptionDeleteResponse, error) {
+	return call[api.SubscriptionDeleteResponse](ctx, p.store.client, p.write("delete", single, struct{}{}))
 }
 
 // Fetch gets up to limit events, waiting for at least one. They are delivered again unless they are acknowledged in time. What a lost answer held is delivered again too.
@@ -65,39 +60,35 @@ func (p *Subscription) Fetch(ctx context.Context, limit int, wait time.Duration)
 	return call[api.SubscriptionFetchResponse](ctx, p.store.client, r)
 }
 
-// Ack says that events were processed, and returns how many of them were in flight until now: one that was acknowledged before, or is delivered again already, is not.
-func (p *Subscription) Ack(ctx context.Context, positions ...uint64) (int, error) {
+// Ack says that events were processed. Done in the reply is how many of them were in flight until now: one that was acknowledged before, or is delivered again already, is not.
+func (p *Subscription) Ack(ctx context.Context, positions ...uint64) (*api.SubscriptionAckResponse, error) {
 	return p.settle(ctx, "ack", safe, api.SubscriptionAckRequest{Positions: positions})
 }
 
 // AckUpTo says that every event in flight up to the position was processed.
-func (p *Subscription) AckUpTo(ctx context.Context, position uint64) (int, error) {
+func (p *Subscription) AckUpTo(ctx context.Context, position uint64) (*api.SubscriptionAckResponse, error) {
 	return p.settle(ctx, "ack", safe, api.SubscriptionAckRequest{UpTo: position})
 }
 
 // Nack says that events were not processed: they are delivered again, later, or parked.
-func (p *Subscription) Nack(ctx context.Context, r api.SubscriptionNackRequest) (int, error) {
+func (p *Subscription) Nack(ctx context.Context, r api.SubscriptionNackRequest) (*api.SubscriptionAckResponse, error) {
 	return p.settle(ctx, "nack", safe, r)
 }
 
 // Replay has parked events delivered again, all of them without positions. Then it is not retried after a time-out, which is ErrOutcomeUnknown: others may have been parked since.
-func (p *Subscription) Replay(ctx context.Context, positions ...uint64) (int, error) {
+func (p *Subscription) Replay(ctx context.Context, positions ...uint64) (*api.SubscriptionAckResponse, error) {
 	return p.settle(ctx, "replay", unless(len(positions) > 0), api.SubscriptionReplayRequest{Positions: positions})
 }
 
-func (p *Subscription) settle(ctx context.Context, verb string, twice effect, body any) (int, error) {
-	res, err := call[api.SubscriptionAckResponse](ctx, p.store.client, p.write(verb, twice, body))
-	if err != nil {
-		return 0, err
-	}
-	return res.Done, nil
+func (p *Subscription) settle(ctx context.Context, verb string, twice effect, body any) (*api.SubscriptionAckResponse, error) {
+	return call[api.SubscriptionAckResponse](ctx, p.store.client, p.write(verb, twice, body))
 }
 
 // Parked yields the events that were given up, by position.
 func (p *Subscription) Parked(ctx context.Context) iter.Seq2[api.ParkedEvent, error] {
 	return func(yield func(api.ParkedEvent, error) bool) {
 		for after := uint64(0); ; {
-			res, err := call[api.ParkedResponse](ctx, p.store.client, p.read("parked", api.ParkedRequest{After: after, Limit: 1000}))
+			res, err := p.ParkedPage(ctx, after, 1000)
 			if err != nil {
 				yield(api.ParkedEvent{}, err)
 				return
@@ -113,4 +104,9 @@ func (p *Subscription) Parked(ctx context.Context) iter.Seq2[api.ParkedEvent, er
 			after = res.Next
 		}
 	}
+}
+
+// ParkedPage gets up to limit of the events that were given up, behind the position.
+func (p *Subscription) ParkedPage(ctx context.Context, after uint64, limit int) (*api.ParkedResponse, error) {
+	return call[api.ParkedResponse](ctx, p.store.client, p.read("parked", api.ParkedRequest{After: after, Limit: limit}))
 }

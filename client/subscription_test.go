@@ -42,14 +42,14 @@ func TestSubscription(t *testing.T) {
 	if err != nil || len(res.Events) != 4 || res.Events[3].Position != 4 || res.Events[0].Attempt != 1 {
 		t.Fatalf("fetch: %+v, %v", res, err)
 	}
-	if n, err := sub.Ack(ctx, 1, 3); err != nil || n != 2 {
-		t.Errorf("ack: %d, %v", n, err)
+	if res, err := sub.Ack(ctx, 1, 3); err != nil || res.Done != 2 {
+		t.Errorf("ack: %+v, %v", res, err)
 	}
-	if n, err := sub.Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{2}, Park: true, Reason: "no address"}); err != nil || n != 1 {
-		t.Errorf("park: %d, %v", n, err)
+	if res, err := sub.Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{2}, Park: true, Reason: "no address"}); err != nil || res.Done != 1 {
+		t.Errorf("park: %+v, %v", res, err)
 	}
-	if n, err := sub.Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{4}}); err != nil || n != 1 {
-		t.Errorf("nack: %d, %v", n, err)
+	if res, err := sub.Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{4}}); err != nil || res.Done != 1 {
+		t.Errorf("nack: %+v, %v", res, err)
 	}
 	parked := 0
 	for e, err := range sub.Parked(ctx) {
@@ -57,8 +57,8 @@ func TestSubscription(t *testing.T) {
 			t.Errorf("parked: %+v, %v", e, err)
 		}
 	}
-	if n, err := sub.Replay(ctx); err != nil || n != 1 || parked != 1 {
-		t.Errorf("replay: %d of %d, %v", n, parked, err)
+	if res, err := sub.Replay(ctx); err != nil || res.Done != 1 || parked != 1 {
+		t.Errorf("replay: %+v of %d, %v", res, parked, err)
 	}
 	var again []uint64
 	for len(again) < 2 {
@@ -71,8 +71,8 @@ func TestSubscription(t *testing.T) {
 		}
 	}
 	slices.Sort(again)
-	if n, err := sub.AckUpTo(ctx, 5); err != nil || n != 2 || !slices.Equal(again, []uint64{2, 4}) {
-		t.Errorf("ack up to: %d, %v; got %v", n, err, again)
+	if res, err := sub.AckUpTo(ctx, 5); err != nil || res.Done != 2 || !slices.Equal(again, []uint64{2, 4}) {
+		t.Errorf("ack up to: %+v, %v; got %v", res, err, again)
 	}
 	info, err := sub.Info(ctx)
 	if err != nil || info.Acked != 4 || info.Parked != 0 || info.Cursor < 4 {
@@ -81,8 +81,10 @@ func TestSubscription(t *testing.T) {
 	if all, err := st.Subscriptions(ctx); err != nil || len(all) != 1 || all[0].Name != "mail" {
 		t.Errorf("list: %+v, %v", all, err)
 	}
-	if err := sub.Delete(ctx); err != nil {
-		t.Error(err)
+	for _, there := range []bool{true, false} {
+		if res, err := sub.Delete(ctx); err != nil || res.Deleted != there {
+			t.Errorf("delete: %+v, %v", res, err)
+		}
 	}
 	for _, err := range sub.Messages(ctx, client.ConsumeOptions{}) {
 		if !errors.Is(err, api.ErrSubscriptionNotFound) {
@@ -188,8 +190,8 @@ func TestMessagesEnded(t *testing.T) {
 	if err := kept.Ack(); !errors.Is(err, client.ErrConsumerEnded) {
 		t.Errorf("got %v", err)
 	}
-	if n, err := sub.Ack(ctx, kept.Position); err != nil || n != 1 {
-		t.Errorf("%d, %v", n, err)
+	if res, err := sub.Ack(ctx, kept.Position); err != nil || res.Done != 1 {
+		t.Errorf("%+v, %v", res, err)
 	}
 	// The others went back at once: nobody waits for their time to be over.
 	began := time.Now()
@@ -285,7 +287,7 @@ func TestMessagesOfAnotherSubscription(t *testing.T) {
 				t.Fatalf("got %+v, %v", m, err)
 			}
 			if round == 0 {
-				if err := sub.Delete(ctx); err != nil {
+				if _, err := sub.Delete(ctx); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := sub.Create(ctx, api.SubscriptionConfig{}); err != nil {

@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
@@ -38,62 +34,6 @@ func (c *subscriptionFlags) on(e *env, fn func(ctx context.Context, p *client.Su
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
 		return fn(ctx, cl.Store(c.Store).Subscription(c.Name))
 	})
-}
-
-// read asks for what package client has no method for, or none that returns the whole answer. It changes nothing, so it is repeated until it is answered or the time is over.
-func (c *subscriptionFlags) read(e *env, verb string, request, into any, table func(w *tabwriter.Writer)) error {
-	if err := api.CheckSubscriptionName(c.Name); err != nil {
-		return err
-	}
-	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		payload, err := api.Marshal(request)
-		if err != nil {
-			return err
-		}
-		for {
-			try, cancel := context.WithTimeout(ctx, readAtMost)
-			last := readOnce(try, cl.Conn(), cl.Subjects().Read(c.Store, verb, c.Name), payload, into)
-			cancel()
-			if last == nil {
-				return c.print(e, into, table)
-			}
-			var known *api.Error
-			if errors.As(last, &known) && !known.Retryable() {
-				return last
-			}
-			timer := time.NewTimer(readAgainAfter)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-				return last
-			}
-		}
-	})
-}
-
-// Times of reads.
-const (
-	readAgainAfter = 200 * time.Millisecond // when the cluster could not answer at the moment
-	readAtMost     = 5 * time.Second        // for an answer; it may be lost with a node
-)
-
-func readOnce(ctx context.Context, nc *nats.Conn, subject string, payload []byte, into any) error {
-	m, err := nc.RequestWithContext(ctx, subject, payload)
-	if errors.Is(err, nats.ErrNoResponders) {
-		return api.ErrNoLeader.With("nobody answers on %s; is this a Quorate cluster, and is the prefix right?", subject)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", subject, err)
-	}
-	var head api.Reply
-	if err := json.Unmarshal(m.Data, &head); err != nil {
-		return fmt.Errorf("%s: the reply is not JSON: %w", subject, err)
-	}
-	if head.Error != nil {
-		return head.Error
-	}
-	return json.Unmarshal(m.Data, into)
 }
 
 type subscriptionCreateCmd struct {
@@ -171,21 +111,28 @@ func (c *subscriptionListCmd) Run(e *env) error {
 type subscriptionInfoCmd struct{ subscriptionFlags }
 
 func (c *subscriptionInfoCmd) Run(e *env) error {
-	var res api.SubscriptionResponse
-	return c.read(e, "subscription", api.ReadOptions{}, &res, func(w *tabwriter.Writer) {
-		fmt.Fprintf(w, "subscription\t%s of %s\n", res.Name, res.Store)
-		fmt.Fprintf(w, "created\t%s\n", res.Created.Format(time.DateTime))
-		fmt.Fprintf(w, "cursor\t%d\n", res.Cursor)
-		fmt.Fprintf(w, "lag\t%d\n", res.Lag)
-		fmt.Fprintf(w, "acknowledged\t%d\n", res.Acked)
-		fmt.Fprintf(w, "parked\t%d\n", res.Parked)
-		if res.InFlight != nil {
-			fmt.Fprintf(w, "in flight\t%d of %d\n", *res.InFlight, res.Config.MaxInFlight)
-			fmt.Fprintf(w, "fetches waiting\t%d\n", *res.Waiting)
+	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
+		res, err := p.Info(ctx)
+		if err != nil {
+			return err
 		}
-		raw, _ := api.Marshal(res.Config)
-		fmt.Fprintf(w, "config\t%s\n", raw)
+		return c.print(e, res, func(w *tabwriter.Writer) { showSubscription(w, res) })
 	})
+}
+
+func showSubscription(w *tabwriter.Writer, res *api.SubscriptionResponse) {
+	fmt.Fprintf(w, "subscription\t%s of %s\n", res.Name, res.Store)
+	fmt.Fprintf(w, "created\t%s\n", res.Created.Format(time.DateTime))
+	fmt.Fprintf(w, "cursor\t%d\n", res.Cursor)
+	fmt.Fprintf(w, "lag\t%d\n", res.Lag)
+	fmt.Fprintf(w, "acknowledged\t%d\n", res.Acked)
+	fmt.Fprintf(w, "parked\t%d\n", res.Parked)
+	if res.InFlight != nil {
+		fmt.Fprintf(w, "in flight\t%d of %d\n", *res.InFlight, res.Config.MaxInFlight)
+		fmt.Fprintf(w, "fetches waiting\t%d\n", *res.Waiting)
+	}
+	raw, _ := api.Marshal(res.Config)
+	fmt.Fprintf(w, "config\t%s\n", raw)
 }
 
 type subscriptionFetchCmd struct {
@@ -242,32 +189,32 @@ func (c *subscriptionAckCmd) Run(e *env) error {
 	if len(c.Positions) == 0 && c.UpTo == 0 {
 		return usagef("name positions, or --up-to")
 	}
-	return c.settle(e, "acknowledged", func(ctx context.Context, p *client.Subscription) (int, error) {
-		n := 0
+	return c.settle(e, "acknowledged", func(ctx context.Context, p *client.Subscription) (*api.SubscriptionAckResponse, error) {
+		before := 0
 		if c.UpTo > 0 {
-			var err error
-			if n, err = p.AckUpTo(ctx, c.UpTo); err != nil || len(c.Positions) == 0 {
-				return n, err
+			res, err := p.AckUpTo(ctx, c.UpTo)
+			if err != nil || len(c.Positions) == 0 {
+				return res, err
 			}
+			before = res.Done
 		}
-		more, err := p.Ack(ctx, c.Positions...)
-		return n + more, err
+		res, err := p.Ack(ctx, c.Positions...)
+		if err != nil {
+			return nil, err
+		}
+		res.Done += before
+		return res, nil
 	})
 }
 
 // settle carries out an ack, nack or replay, and says where the cursor is since.
-func (c *subscriptionFlags) settle(e *env, did string, send func(ctx context.Context, p *client.Subscription) (int, error)) error {
+func (c *subscriptionFlags) settle(e *env, did string, send func(ctx context.Context, p *client.Subscription) (*api.SubscriptionAckResponse, error)) error {
 	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
-		n, err := send(ctx, p)
+		res, err := send(ctx, p)
 		if err != nil {
 			return err
 		}
-		info, err := p.Info(ctx)
-		if err != nil {
-			return remarkf(err, "%d %s; only the cursor is not known", n, did)
-		}
-		res := api.SubscriptionAckResponse{Reply: api.Reply{Type: api.TypeSubscriptionAck}, Store: c.Store, Subscription: c.Name, Done: n, Cursor: info.Cursor}
-		return c.print(e, res, func(w *tabwriter.Writer) { fmt.Fprintf(w, "%d %s; the cursor is at %d\n", n, did, info.Cursor) })
+		return c.print(e, res, func(w *tabwriter.Writer) { fmt.Fprintf(w, "%d %s; the cursor is at %d\n", res.Done, did, res.Cursor) })
 	})
 }
 
@@ -281,7 +228,9 @@ type subscriptionNackCmd struct {
 
 func (c *subscriptionNackCmd) Run(e *env) error {
 	request := api.SubscriptionNackRequest{Positions: c.Positions, DelayMS: int(c.Delay.Milliseconds()), Park: c.Park, Reason: c.Reason}
-	return c.settle(e, "not processed", func(ctx context.Context, p *client.Subscription) (int, error) { return p.Nack(ctx, request) })
+	return c.settle(e, "not processed", func(ctx context.Context, p *client.Subscription) (*api.SubscriptionAckResponse, error) {
+		return p.Nack(ctx, request)
+	})
 }
 
 type subscriptionParkedCmd struct {
@@ -291,15 +240,20 @@ type subscriptionParkedCmd struct {
 }
 
 func (c *subscriptionParkedCmd) Run(e *env) error {
-	var res api.ParkedResponse
-	return c.read(e, "parked", api.ParkedRequest{After: c.After, Limit: c.Limit}, &res, func(w *tabwriter.Writer) {
-		fmt.Fprintln(w, "POSITION\tSTREAM\tVERSION\tTYPE\tATTEMPTS\tPARKED\tREASON")
-		for _, p := range res.Events {
-			fmt.Fprintf(w, "%d\t%s\t%d\t%s\t%d\t%s\t%s\n", p.Position, p.Stream, p.Version, p.Type, p.Attempts, p.ParkedAt.Format(time.DateTime), p.Reason)
+	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
+		res, err := p.ParkedPage(ctx, c.After, c.Limit)
+		if err != nil {
+			return err
 		}
-		if !res.End {
-			fmt.Fprintf(w, "more: --after %d\n", res.Next)
-		}
+		return c.print(e, res, func(w *tabwriter.Writer) {
+			fmt.Fprintln(w, "POSITION\tSTREAM\tVERSION\tTYPE\tATTEMPTS\tPARKED\tREASON")
+			for _, p := range res.Events {
+				fmt.Fprintf(w, "%d\t%s\t%d\t%s\t%d\t%s\t%s\n", p.Position, p.Stream, p.Version, p.Type, p.Attempts, p.ParkedAt.Format(time.DateTime), p.Reason)
+			}
+			if !res.End {
+				fmt.Fprintf(w, "more: --after %d\n", res.Next)
+			}
+		})
 	})
 }
 
@@ -309,21 +263,16 @@ type subscriptionReplayCmd struct {
 }
 
 func (c *subscriptionReplayCmd) Run(e *env) error {
-	return c.settle(e, "are delivered again", func(ctx context.Context, p *client.Subscription) (int, error) { return p.Replay(ctx, c.Positions...) })
+	return c.settle(e, "are delivered again", func(ctx context.Context, p *client.Subscription) (*api.SubscriptionAckResponse, error) {
+		return p.Replay(ctx, c.Positions...)
+	})
 }
 
 type subscriptionDeleteCmd struct{ subscriptionFlags }
 
-// Run asks first whether the subscription is there, which Delete does not tell, and deletes it in one request that is not repeated: a second one might meet another of that name.
 func (c *subscriptionDeleteCmd) Run(e *env) error {
 	return c.on(e, func(ctx context.Context, p *client.Subscription) error {
-		res := api.SubscriptionDeleteResponse{Reply: api.Reply{Type: api.TypeSubscriptionDelete}, Store: c.Store, Subscription: c.Name}
-		_, err := p.Info(ctx)
-		if err == nil {
-			err, res.Deleted = p.Delete(ctx), true
-		} else if errors.Is(err, api.ErrSubscriptionNotFound) {
-			err = nil
-		}
+		res, err := p.Delete(ctx)
 		if err != nil {
 			return err
 		}
