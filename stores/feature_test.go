@@ -5,48 +5,23 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/quorate/quorate/api"
-	"github.com/quorate/quorate/raftnode"
 )
 
 // TestFeatureWaitsForAllMembers: what needs a newer program is refused until every member can apply it; what does not is never refused; and what the store has taken once it
 // takes for good, also while a member has not been heard.
 func TestFeatureWaitsForAllMembers(t *testing.T) {
-	dir := t.TempDir()
-	identity, err := raftnode.OpenIdentity(dir, "n1", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer identity.Close()
-	node, err := raftnode.Open(raftnode.Config{
-		Identity: identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c" },
-		Resolve: func(string) (string, error) { return "", errors.New("there is no other member") },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer node.Close()
 	var can atomic.Int64
 	var heard atomic.Bool
-	m := NewManager(Config{
-		Node: node, Dir: dir, OnFatal: func(err error) { t.Error(err) },
-		Commands: func(serverID string) (int, bool) {
-			if serverID != identity.ServerID() {
-				t.Errorf("asked for %s", serverID)
-			}
-			return int(can.Load()), heard.Load()
-		},
-	})
-	defer m.Close()
-	s, err := m.Open(Spec{Name: "orders", ID: 1, Incarnation: 1, Members: []string{identity.ServerID()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.WaitLeadership(t.Context(), func(l raftnode.Leadership) bool { return l.Role == raftnode.Serving }); err != nil {
-		t.Fatal(err)
-	}
+	var member string
+	_, s := openLone(t, Config{Commands: func(serverID string) (int, bool) {
+		if serverID != member {
+			t.Errorf("asked for %s", serverID)
+		}
+		return int(can.Load()), heard.Load()
+	}})
+	member = s.spec.Members[0]
 	none := api.ExpectNoStream
 	plain := func(stream string) *Append {
 		return &Append{Stream: stream, Expected: api.ExpectAny, Events: []api.NewEvent{{Type: "T"}}}
