@@ -44,7 +44,8 @@ const (
 
 	entryExtensions = 1
 	entryTime       = 2
-	entrySmallest   = 5 // bytes
+	entrySmallest   = 5    // bytes
+	maxEntries      = 1024 // in a message; raft's configuration takes no more
 )
 
 // entryBytes bounds what an entry takes in a message.
@@ -172,6 +173,10 @@ func (d *decoder) entries(index, term uint64) []*raft.Log {
 	n := d.number()
 	if n > uint64(len(d.b)/entrySmallest) {
 		d.fail("there are fewer entries than it says")
+		return nil
+	}
+	if n > maxEntries { // an entry takes some twenty times the memory that the smallest takes in the message
+		d.fail("there are more entries than raft sends")
 		return nil
 	}
 	if n == 0 {

@@ -139,6 +139,23 @@ func TestTheHeartbeatIsShort(t *testing.T) {
 	}
 }
 
+// A small message cannot make the receiver allocate without bounds: an entry takes some twenty times as much memory as the smallest takes here.
+func TestMoreEntriesThanRaftSends(t *testing.T) {
+	for n, ok := range map[int]bool{maxEntries: true, maxEntries + 1: false} {
+		m := &raft.AppendEntriesRequest{RPCHeader: ownHeader(), Term: 7}
+		for i := range n {
+			m.Entries = append(m.Entries, &raft.Log{Index: uint64(i + 1), Term: 7})
+		}
+		raw, err := appendQuestion(nil, sender, "7-1", m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, _, err := decodeQuestion(raw); (err == nil) != ok {
+			t.Errorf("%d entries: %v", n, err)
+		}
+	}
+}
+
 // What is understood is encoded again to the bytes that were read.
 func FuzzQuestion(f *testing.F) {
 	for _, req := range requests() {
