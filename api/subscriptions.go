@@ -87,7 +87,15 @@ type SubscriptionNackRequest struct {
 	Park      bool     `json:"park,omitempty"`     // give it up at once: it is parked, and the others go on
 	Reason    string   `json:"reason,omitempty"`   // kept with a parked event; at most 256 bytes
 	ID        uint64   `json:"id,omitempty"`       // as in SubscriptionAckRequest
+	// Attempts are those of the deliveries that are meant, one for each position: a later delivery of the event, which somebody else may be at work on, is left alone, and so the request
+	// may be sent twice. Left out: whichever is in flight.
+	Attempts []int `json:"attempts,omitempty"`
+	// Unseen says that nobody has looked at the events: the delivery does not count as an attempt.
+	Unseen bool `json:"unseen,omitempty"`
 }
+
+// Repeatable reports whether the request has no other effect when it is carried out twice.
+func (r *SubscriptionNackRequest) Repeatable() bool { return len(r.Attempts) > 0 && !r.Unseen }
 
 // SubscriptionAckResponse answers ack, nack and replay: how many of the positions it was about.
 type SubscriptionAckResponse struct {
@@ -263,6 +271,10 @@ func (r *SubscriptionNackRequest) Check() *Error {
 		return ErrBadRequest.With("delay_ms %d is out of range; 0 to %d", r.DelayMS, MaxNackDelay)
 	case r.Park && r.DelayMS != 0:
 		return ErrBadRequest.With("park and delay_ms do not go together: a parked event is not delivered again before it is replayed")
+	case len(r.Attempts) != 0 && len(r.Attempts) != len(r.Positions):
+		return ErrBadRequest.With("there are %d attempts for %d positions; one for each, or none", len(r.Attempts), len(r.Positions))
+	case r.Unseen && (r.Park || r.DelayMS != 0 || r.Reason != ""):
+		return ErrBadRequest.With("unseen goes with no park, delay_ms or reason: it says that nothing was tried")
 	case len(r.Reason) > MaxReason:
 		return ErrTooLarge.With("reason has %d bytes; at most %d are allowed", len(r.Reason), MaxReason)
 	}

@@ -57,13 +57,14 @@ func (m *Message) nack(how api.SubscriptionNackRequest) error {
 	if err := whole.Check(); err != nil {
 		return err
 	}
-	return m.consumer.queue(verdict{from: m.from, position: m.Position, nack: true, how: how})
+	return m.consumer.queue(verdict{from: m.from, position: m.Position, attempt: m.Attempt, nack: true, how: how})
 }
 
 // verdict is what the caller says of one event.
 type verdict struct {
 	from     uint64 // id of the subscription that delivered it
 	position uint64
+	attempt  int
 	nack     bool
 	how      api.SubscriptionNackRequest // without positions
 }
@@ -81,8 +82,8 @@ type consumer struct {
 }
 
 // Messages yields events of the subscription for ever, until ctx is done or an error comes that trying again does not help; either is yielded last. Each event is to be
-// acknowledged, or it is delivered again. When the loop ends, what was said is sent, and events that were fetched and not yielded go back; keep the connection for
-// some seconds more, since one fetch may still be under way.
+// acknowledged, or it is delivered again. When the loop ends, what was said is sent, and events that were fetched and not yielded go back as if they had not been; so does what a fetch
+// brings that is still under way, for three seconds at most; when the connection is closed before, it gets nothing.
 func (p *Subscription) Messages(ctx context.Context, o ConsumeOptions) iter.Seq2[*Message, error] {
 	if o.Batch <= 0 {
 		o.Batch = defaultBatch
@@ -160,11 +161,11 @@ func outlive(ctx context.Context, by time.Duration) (context.Context, context.Ca
 	return through, func() { stop(); cancel() }
 }
 
-// giveBack says of events that they were not processed.
+// giveBack says of events that nobody has looked at them.
 func (c *consumer) giveBack(ctx context.Context, b batch) {
 	var said []verdict
 	for _, e := range b.events {
-		said = append(said, verdict{from: b.from, position: e.Position, nack: true})
+		said = append(said, verdict{from: b.from, position: e.Position, attempt: e.Attempt, nack: true, how: api.SubscriptionNackRequest{Unseen: true}})
 	}
 	_, _ = c.flush(ctx, said) // what does not get through is delivered again, later
 }
@@ -235,17 +236,18 @@ func (c *consumer) flush(ctx context.Context, said []verdict) (left []verdict, f
 	for len(said) > 0 {
 		how, nack, from := said[0].how, said[0].nack, said[0].from
 		var positions []uint64
+		var attempts []int
 		var others []verdict
 		for _, v := range said {
-			if v.from == from && v.nack == nack && v.how.DelayMS == how.DelayMS && v.how.Park == how.Park && v.how.Reason == how.Reason && len(positions) < api.MaxFetch {
-				positions = append(positions, v.position)
+			if v.from == from && v.nack == nack && v.how.DelayMS == how.DelayMS && v.how.Park == how.Park && v.how.Reason == how.Reason && v.how.Unseen == how.Unseen && len(positions) < api.MaxFetch {
+				positions, attempts = append(positions, v.position), append(attempts, v.attempt)
 			} else {
 				others = append(others, v)
 			}
 		}
 		var err error
 		if nack {
-			how.Positions, how.ID = positions, from
+			how.Positions, how.Attempts, how.ID = positions, attempts, from
 			_, err = c.sub.Nack(ctx, how)
 		} else {
 			_, err = c.sub.settle(ctx, "ack", safe, api.SubscriptionAckRequest{Positions: positions, ID: from})

@@ -70,9 +70,9 @@ func (p *Subscription) AckUpTo(ctx context.Context, position uint64) (*api.Subsc
 	return p.settle(ctx, "ack", safe, api.SubscriptionAckRequest{UpTo: position})
 }
 
-// Nack says that events were not processed: they are delivered again, later, or parked.
+// Nack says that events were not processed: they are delivered again, later, or parked. Without r.Attempts it is not retried after a time-out, which is ErrOutcomeUnknown: somebody else may have the event by then.
 func (p *Subscription) Nack(ctx context.Context, r api.SubscriptionNackRequest) (*api.SubscriptionAckResponse, error) {
-	return p.settle(ctx, "nack", safe, r)
+	return p.settle(ctx, "nack", unless(r.Repeatable()), r)
 }
 
 // Replay has parked events delivered again, all of them without positions. Then it is not retried after a time-out, which is ErrOutcomeUnknown: others may have been parked since.

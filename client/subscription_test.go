@@ -304,3 +304,79 @@ func TestMessagesOfAnotherSubscription(t *testing.T) {
 		}
 	}
 }
+
+// TestLoopsThatEnd: a job takes one event each time it runs, and what was fetched with it goes back without an attempt.
+func TestLoopsThatEnd(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "jobs")
+	sub := st.Subscription("work")
+	if _, err := sub.Create(ctx, api.SubscriptionConfig{MaxAttempts: 2}); err != nil {
+		t.Fatal(err)
+	}
+	const runs = 6
+	if _, err := st.Append(ctx, "a", numbered(0, runs), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	for run := range runs {
+		for m, err := range sub.Messages(ctx, client.ConsumeOptions{}) {
+			if err != nil {
+				t.Fatalf("run %d: %v", run, err)
+			}
+			if m.Attempt != 1 {
+				t.Errorf("run %d: event %d at attempt %d", run, m.Position, m.Attempt)
+			}
+			if err := m.Ack(); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if info, err := sub.Info(ctx); err != nil || info.Parked != 0 || info.Acked != runs {
+		t.Errorf("got %+v, %v", info, err)
+	}
+}
+
+// TestNackOfOneDelivery: the answer to a nack is lost, and the event is at another consumer when it is sent again. That one's delivery does not fail for it.
+func TestNackOfOneDelivery(t *testing.T) {
+	ctx, st := ctxFor(t), newStore(t, "nacks")
+	sub := st.Subscription("work")
+	if _, err := sub.Create(ctx, api.SubscriptionConfig{MaxAttempts: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Append(ctx, "a", numbered(0, 1), client.Any); err != nil {
+		t.Fatal(err)
+	}
+	nacks := 0
+	first := between(t, st, func(m *nats.Msg, send func() []byte) []byte {
+		answer := send()
+		if !strings.Contains(m.Subject, ".nack.") {
+			return answer
+		}
+		if nacks++; nacks > 1 {
+			return answer
+		}
+		if res, err := sub.Fetch(ctx, 1, 3*time.Second); err != nil || len(res.Events) != 1 || res.Events[0].Attempt != 2 { // the second consumer has it
+			t.Errorf("the second consumer got %+v, %v", res, err)
+		}
+		return refusal(t, api.ErrOutcomeUnknown.With("the answer is lost"))
+	}).Subscription("work")
+	res, err := first.Fetch(ctx, 1, 3*time.Second)
+	if err != nil || len(res.Events) != 1 {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	if _, err := first.Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{1}, Attempts: []int{1}}); err != nil || nacks != 2 {
+		t.Errorf("sent %d times: %v", nacks, err)
+	}
+	if res, err := sub.Ack(ctx, 1); err != nil || res.Done != 1 {
+		t.Errorf("the second consumer's ack: %+v, %v", res, err)
+	}
+	// Without the attempt nobody can tell which delivery is meant, so it is sent once.
+	sent := 0
+	lossy := answered(t, "nack-once", func(*nats.Conn, *nats.Msg) []byte {
+		sent++
+		return refusal(t, api.ErrOutcomeUnknown)
+	})
+	_, err = lossy.Store("s").Subscription("work").Nack(ctx, api.SubscriptionNackRequest{Positions: []uint64{1}})
+	if !errors.Is(err, client.ErrOutcomeUnknown) || sent != 1 {
+		t.Errorf("sent %d times: %v", sent, err)
+	}
+}

@@ -59,6 +59,16 @@ func (b *Bus) accept(m message) *request {
 	return r
 }
 
+// askerGone returns what tells that nobody listens to the reply subject any more; nil when that cannot be told here: another node answers the asker then.
+func (r *request) askerGone() func() bool {
+	reply := r.message.Reply()
+	if r.forwarded || reply == "" {
+		return nil
+	}
+	clients := r.bus.embedded.clients
+	return func() bool { return clients.Interest(reply) == 0 }
+}
+
 // decode reads the payload into v, strictly. It answers the request itself when it cannot.
 func (r *request) decode(v any) bool {
 	if len(r.message.Data()) > api.MaxAppendRequest {

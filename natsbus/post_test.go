@@ -2,8 +2,11 @@ package natsbus
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/raftnode"
@@ -98,5 +101,43 @@ func TestAPostThatAppearsMeanwhile(t *testing.T) {
 	b.answerUnclaimed(&request{bus: b, message: m, subject: api.Subject{Store: api.ConfigStore, Class: api.ClassWrite, Verb: "put", Name: "orders"}})
 	if m.failed == nil || m.failed.Name != api.ErrOutcomeUnknown.Name {
 		t.Errorf("answered %q", m.data)
+	}
+}
+
+// A fetch gets no event once nobody listens to its reply subject, as when its process has ended: the next consumer gets it, and at its first attempt.
+func TestFetchOfWhoHasGone(t *testing.T) {
+	b, _, open := lone(t)
+	open("orders", 1)
+	nc, err := nats.Connect("", nats.InProcessServer(b.embedded.server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	request := func(verb, payload string) string {
+		t.Helper()
+		m, err := nc.Request(b.subjects.Write("orders", verb, "w"), []byte(payload), 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(m.Data)
+	}
+	request("subscription.create", ``)
+	inbox, err := nc.SubscribeSync(nc.NewInbox())
+	if err == nil {
+		err = nc.PublishRequest(b.subjects.Write("orders", "subscription.fetch", "w"), inbox.Subject, []byte(`{"wait_ms":60000}`))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	request("subscription.ack", `{"positions":[7]}`) // comes to the subscription behind the fetch, which therefore waits
+	if m, err := inbox.NextMsg(time.Millisecond); err == nil {
+		t.Fatalf("the fetch does not wait: %s", m.Data)
+	}
+	if err := inbox.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	request("append", `{"events":[{"type":"T"}]}`)
+	if got := request("subscription.fetch", `{"wait_ms":5000}`); !strings.Contains(got, `"attempt":1`) {
+		t.Errorf("the next consumer gets %s", got)
 	}
 }

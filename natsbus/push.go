@@ -45,29 +45,32 @@ func (b *Bus) Push(s *stores.Store, subscription string, id uint64, config *api.
 	m := &nats.Msg{Subject: config.DeliverSubject, Data: e.Body(), Header: cloudEventHeaders(b.subjects, s.Name(), &e.Event)}
 	m.Header[headerAttempt] = []string{strconv.Itoa(e.Attempt)}
 	if config.Ack != api.AckNone {
-		m.Reply = b.subjects.Write(s.Name(), "subscription.ack", fmt.Sprintf("%s.%d.%d", subscription, e.Position, id))
+		m.Reply = b.subjects.Write(s.Name(), "subscription.ack", fmt.Sprintf("%s.%d.%d.%d", subscription, e.Position, id, e.Attempt))
 	}
 	return b.clients.PublishMsg(m)
 }
 
-// newPushAck decodes what a consumer answered to an event that was pushed: write.subscription.ack.<name>.<position>.<id of the subscription>. Without the id, which is what somebody may write by hand, it is for
-// whichever subscription has the name.
+// newPushAck decodes what a consumer answered to an event that was pushed: write.subscription.ack.<name>.<position>.<id of the subscription>.<attempt>. Without the last two, which is what somebody may
+// write by hand, it is for whichever subscription has the name, and whichever delivery is in flight.
 func newPushAck(r *request, s *stores.Store) (write, *api.Error) {
 	name, last, _ := strings.Cut(r.subject.Name, ".")
-	last, of, hasID := strings.Cut(last, ".")
-	position, perr := strconv.ParseUint(last, 10, 64)
-	id, ierr := uint64(0), error(nil)
-	if hasID {
-		id, ierr = strconv.ParseUint(of, 10, 64)
+	var of [3]uint64 // position, id, attempt
+	for i, token := range strings.Split(last, ".") {
+		n, err := strconv.ParseUint(token, 10, 63)
+		if err != nil || i == len(of) {
+			return nil, api.ErrBadSubject.With("%q is no position with, or without, a subscription's id and an attempt; a subject that acknowledges one event is …write.subscription.ack.<name>.<position>.<id>.<attempt>", last)
+		}
+		of[i] = n
 	}
-	if perr != nil || ierr != nil {
-		return nil, api.ErrBadSubject.With("%q is not a position, with or without a subscription's id; a subject that acknowledges one event is …write.subscription.ack.<name>.<position>.<id>", r.subject.Name[len(name)+1:])
-	}
+	position, id := of[0], of[1]
 	if err := api.CheckSubscriptionName(name); err != nil {
 		return nil, err
 	}
 	w := &change{raw: r.message.Data(), crowd: true}
 	nack := api.SubscriptionNackRequest{Positions: []uint64{position}, ID: id}
+	if of[2] > 0 {
+		nack.Attempts = []int{int(of[2])}
+	}
 	switch body := bytes.TrimSpace(w.raw); {
 	case bytes.HasPrefix(body, []byte(wordNak)):
 		var q struct {
@@ -100,6 +103,7 @@ func newPushAck(r *request, s *stores.Store) (write, *api.Error) {
 		}
 		w.raw = append([]byte(wordNak+" "), raw...)
 	}
+	w.once = !nack.Repeatable()
 	w.start = func(done stores.Done) *api.Error { return s.NackSubscription(name, nack, done) }
 	return w, nil
 }

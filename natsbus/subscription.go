@@ -34,7 +34,7 @@ func newSubscriptionChange(r *request, s *stores.Store) (write, *api.Error) {
 		}
 		w.start = func(done stores.Done) *api.Error { return s.CreateSubscription(name, q, done) }
 	case "fetch":
-		f := &fetchWrite{store: s, name: name}
+		f := &fetchWrite{store: s, name: name, gone: r.askerGone()}
 		if err = api.Unmarshal(raw, &f.fetch); err == nil {
 			err = f.fetch.Check()
 		}
@@ -47,6 +47,7 @@ func newSubscriptionChange(r *request, s *stores.Store) (write, *api.Error) {
 	case "nack":
 		var q api.SubscriptionNackRequest
 		err = api.Unmarshal(raw, &q)
+		w.once = !q.Repeatable()
 		w.start = func(done stores.Done) *api.Error { return s.NackSubscription(name, q, done) }
 	case "replay":
 		var q api.SubscriptionReplayRequest
@@ -67,10 +68,11 @@ type fetchWrite struct {
 	name  string
 	fetch api.SubscriptionFetchRequest
 	until time.Time
+	gone  func() bool
 }
 
 func (w *fetchWrite) begin(done func(any, *api.Error)) *api.Error {
-	return w.store.FetchSubscription(w.name, w.fetch, w.until, done)
+	return w.store.FetchSubscription(w.name, w.fetch, w.until, w.gone, done)
 }
 
 // payload waits less long than forward does.

@@ -67,7 +67,7 @@ func TestConsumersShareAStore(t *testing.T) {
 		wg.Go(func() {
 			for acked.Load() < events {
 				page, err := ask[api.SubscriptionFetchResponse](&a, func(done Done) *api.Error {
-					return s.FetchSubscription("work", api.SubscriptionFetchRequest{Limit: 5}, time.Now().Add(20*time.Millisecond), done)
+					return s.FetchSubscription("work", api.SubscriptionFetchRequest{Limit: 5}, time.Now().Add(20*time.Millisecond), nil, done)
 				})
 				if err != nil {
 					t.Error(err)
@@ -99,7 +99,7 @@ func TestConsumersShareAStore(t *testing.T) {
 				t.Error(err)
 			}
 			if _, err := ask[api.SubscriptionFetchResponse](&a, func(done Done) *api.Error {
-				return s.FetchSubscription("other", api.SubscriptionFetchRequest{Limit: 5}, time.Now(), done)
+				return s.FetchSubscription("other", api.SubscriptionFetchRequest{Limit: 5}, time.Now(), nil, done)
 			}); err != nil {
 				t.Error(err)
 			}
@@ -115,7 +115,7 @@ func TestConsumersShareAStore(t *testing.T) {
 	}
 	// A fetch that waits when the store closes is answered as well.
 	waits := make(chan *api.Error, 1)
-	if err := s.FetchSubscription("work", api.SubscriptionFetchRequest{}, time.Now().Add(time.Hour), func(_ any, err *api.Error) { waits <- err }); err != nil {
+	if err := s.FetchSubscription("work", api.SubscriptionFetchRequest{}, time.Now().Add(time.Hour), nil, func(_ any, err *api.Error) { waits <- err }); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Close(); err != nil {
@@ -216,7 +216,7 @@ func createSubscription(t *testing.T, s *Store, config api.SubscriptionConfig) *
 func fetchAll(s *Store) (*api.SubscriptionFetchResponse, *api.Error) {
 	var a answers
 	return ask[api.SubscriptionFetchResponse](&a, func(done Done) *api.Error {
-		return s.FetchSubscription("mail", api.SubscriptionFetchRequest{Limit: 10}, time.Now(), done)
+		return s.FetchSubscription("mail", api.SubscriptionFetchRequest{Limit: 10}, time.Now(), nil, done)
 	})
 }
 
@@ -226,7 +226,7 @@ func TestRequestBehindACreateFindsTheSubscription(t *testing.T) {
 	looked, goOn := lateLook(s)
 	results := make(chan *api.Error, 2)
 	fetch := func() {
-		if err := s.FetchSubscription("mail", api.SubscriptionFetchRequest{Limit: 1}, time.Now(), func(_ any, err *api.Error) { results <- err }); err != nil {
+		if err := s.FetchSubscription("mail", api.SubscriptionFetchRequest{Limit: 1}, time.Now(), nil, func(_ any, err *api.Error) { results <- err }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -56,6 +56,7 @@ type fetch struct {
 	limit int
 	until time.Time
 	done  func(events []api.DeliveredEvent, lag uint64, err *api.Error)
+	gone  func() bool // whether nobody would get the answer any more; nil: that cannot be told
 }
 
 // change is what a change says, and who waits for it.
@@ -306,10 +307,15 @@ func (d *delivery) pushable() bool { return d.pushing && d.capacity() > 0 && d.f
 // waits reports whether there may be an event to deliver, whoever wants it.
 func (d *delivery) waits() bool { return d.first() != nil || !d.end }
 
-// serve answers the fetches that wait, in their order, as far as there are events.
+// serve answers the fetches that wait, in their order, as far as there are events. One whose consumer has gone gets none: they would be in flight until their time is over.
 func (d *delivery) serve(now time.Time) error {
 	for d.servable() {
 		f := d.fetches[0]
+		if f.gone != nil && f.gone() {
+			d.fetches = d.fetches[1:]
+			f.done(nil, d.lag(), nil)
+			continue
+		}
 		events, err := d.take(now, f.limit)
 		if err != nil {
 			return err
@@ -428,6 +434,13 @@ func (d *delivery) failed(it *item, now time.Time, delay time.Duration, park boo
 	} else {
 		it.state = itemWaits
 	}
+	d.offer(it.stream, it)
+}
+
+// unseen ends a delivery that was none: the event is delivered again as if it had not been.
+func (d *delivery) unseen(it *item) {
+	d.land(it)
+	it.state = itemWaits
 	d.offer(it.stream, it)
 }
 

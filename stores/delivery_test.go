@@ -276,6 +276,49 @@ func TestExtend(t *testing.T) {
 }
 
 // When no more events can be parked, those that should be are tried again later.
+// Events that a consumer gives back without a look are delivered again as if they had not been: however often, nothing is parked.
+func TestUnseenIsNoAttempt(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxAttempts: 2})
+	w.append("s", "s")
+	for range 5 {
+		want(t, "fetch", w.fetch(10), "1/1 2/1 ")
+		want(t, "given back", w.nack(api.SubscriptionNackRequest{Positions: []uint64{1, 2}, Unseen: true}), 2)
+	}
+	want(t, "parked", len(w.parked()), 0)
+	want(t, "fetch", w.fetch(10), "1/1 2/1 ")
+	want(t, "acknowledged", w.ack(1, 2), 2)
+}
+
+// A nack that says of which delivery it is does nothing to a later one.
+func TestNackOfAnEarlierDelivery(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{MaxAttempts: 2})
+	w.append("s")
+	late := api.SubscriptionNackRequest{Positions: []uint64{1}, Attempts: []int{1}}
+	want(t, "fetch", w.fetch(10), "1/1 ")
+	want(t, "nacked", w.nack(late), 1)
+	want(t, "fetch again", w.fetch(10), "1/2 ")
+	want(t, "nacked once more", w.nack(late), 0)
+	want(t, "parked", len(w.parked()), 0)
+	want(t, "acknowledged", w.ack(1), 1)
+}
+
+// A fetch whose consumer has gone is answered without events, and the next one gets them.
+func TestFetchOfWhoHasGone(t *testing.T) {
+	w := newWorld(t, api.SubscriptionConfig{})
+	var told []api.DeliveredEvent
+	answered := false
+	w.d.fetch(&fetch{limit: 1, until: w.now.Add(time.Minute), gone: func() bool { return true }, done: func(events []api.DeliveredEvent, _ uint64, err *api.Error) {
+		told, answered = events, err == nil
+	}})
+	stays := w.wait(1, time.Minute)
+	w.turn()
+	want(t, "answered before there are events", answered, false)
+	w.append("s")
+	w.turn()
+	want(t, "who has gone is told", fmt.Sprint(answered, len(told)), "true 0")
+	want(t, "who stays got", *stays, "1/1 ")
+}
+
 func TestParkedIsBounded(t *testing.T) {
 	w := newWorld(t, api.SubscriptionConfig{MaxAttempts: 1})
 	w.append("a", "a")

@@ -70,11 +70,16 @@ func (d *delivery) inFlight(upTo uint64) []*item {
 // nack ends flights in vain. done is called when that is committed.
 func (d *delivery) nack(now time.Time, r *api.SubscriptionNackRequest, done func(n int, cursor uint64, err *api.Error)) {
 	n := 0
-	for _, position := range r.Positions {
-		if it := d.items[position]; it != nil && it.state == itemFlies {
-			d.failed(it, now, time.Duration(r.DelayMS)*time.Millisecond, r.Park, r.Reason)
-			n++
+	for i, position := range r.Positions {
+		it := d.items[position]
+		if it == nil || it.state != itemFlies || len(r.Attempts) > 0 && r.Attempts[i] != it.tries+1 {
+			continue
 		}
+		if n++; r.Unseen {
+			d.unseen(it)
+			continue
+		}
+		d.failed(it, now, time.Duration(r.DelayMS)*time.Millisecond, r.Park, r.Reason)
 	}
 	d.await(func(cursor uint64, err *api.Error) { done(n, cursor, err) })
 }

@@ -59,7 +59,7 @@ func TestEndWaitsEndsReads(t *testing.T) {
 	}
 	var a answers
 	if res, err := ask[api.SubscriptionFetchResponse](&a, func(done Done) *api.Error {
-		return s.FetchSubscription("mail", api.SubscriptionFetchRequest{}, time.Now().Add(time.Hour), done)
+		return s.FetchSubscription("mail", api.SubscriptionFetchRequest{}, time.Now().Add(time.Hour), nil, done)
 	}); err != nil || len(res.Events) > 0 {
 		t.Errorf("a fetch that comes: %+v, %v", res, err)
 	}

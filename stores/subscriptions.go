@@ -87,8 +87,8 @@ func (s *Store) tellConsumer(name string, do func(*delivery) *api.Error) {
 }
 
 // FetchSubscription asks for events, and waits for one until the time if there is none. done is called once, with an *api.SubscriptionFetchResponse, when there are
-// events or the wait is over. It writes nothing.
-func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, until time.Time, done Done) *api.Error {
+// events or the wait is over. gone reports whether nobody would get them any more; nil: that cannot be told. It must not block. FetchSubscription writes nothing.
+func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, until time.Time, gone func() bool, done Done) *api.Error {
 	if err := r.Check(); err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (s *Store) FetchSubscription(name string, r api.SubscriptionFetchRequest, u
 		return api.ErrOverloaded.With("%d fetches wait at subscription %s; slow down and retry", maxWaiting, name)
 	}
 	id := uint64(0)
-	f := &fetch{limit: r.Limit, until: until, done: func(events []api.DeliveredEvent, lag uint64, err *api.Error) {
+	f := &fetch{limit: r.Limit, until: until, gone: gone, done: func(events []api.DeliveredEvent, lag uint64, err *api.Error) {
 		if err != nil {
 			done(nil, err)
 			return
