@@ -16,7 +16,7 @@ type appendCmd struct {
 	Store           string   `arg:"" help:"The store."`
 	Stream          string   `arg:"" help:"The stream; - with --ndjson: every line names its own."`
 	Type            string   `arg:"" optional:"" help:"The event's type."`
-	Data            string   `arg:"" optional:"" help:"The event's data; - for standard input. What is not JSON is kept byte for byte."`
+	Data            string   `arg:"" optional:"" help:"The event's data; - for standard input. What is not JSON is kept byte for byte. Behind -- when it begins with a dash."`
 	ExpectedVersion int64    `help:"The stream's last version; -1 must not exist, -2 anything, -4 must exist. With --ndjson: before its first line." default:"-2"`
 	ID              string   `name:"id" help:"The event's id; drawn when left out. Not with --ndjson."`
 	Tag             []string `help:"A tag; repeat for more. Not with --ndjson." sep:"none" placeholder:"T"`
@@ -53,7 +53,11 @@ func (c *appendCmd) Run(e *env) error {
 		}
 	}
 	return c.with(e, func(ctx context.Context, cl *client.Client) error {
-		res, err := cl.Store(c.Store).Append(ctx, c.Stream, []api.NewEvent{event}, c.ExpectedVersion, conditions...)
+		events := []api.NewEvent{event}
+		res, err := cl.Store(c.Store).Append(ctx, c.Stream, events, c.ExpectedVersion, conditions...)
+		if errors.Is(err, client.ErrOutcomeUnknown) {
+			return remarkf(err, "the event's id is %s: run it again with --id %s, and it is written once", events[0].ID, events[0].ID)
+		}
 		if err != nil {
 			return err
 		}
@@ -73,7 +77,7 @@ func (c *appendCmd) event(e *env) (api.NewEvent, error) {
 	if event.Data, event.DataBase64, err = payload(e, c.Data); err != nil {
 		return event, err
 	}
-	if c.Metadata != "" {
+	if c.Metadata != "" && c.Metadata != "null" {
 		event.Metadata = json.RawMessage(c.Metadata)
 		if !json.Valid(event.Metadata) {
 			return event, usagef("--metadata is not valid JSON")
@@ -168,6 +172,9 @@ func (im *importer) event(raw []byte) (ndjsonLine, error) {
 	if err := api.CheckStreamName(l.Stream); err != nil {
 		return l, err
 	}
+	if string(l.Metadata) == "null" { // as if it were not there, as in an append's request
+		l.Metadata = nil
+	}
 	if err := l.NewEvent.Check(0); err != nil {
 		return l, err
 	}
@@ -181,7 +188,17 @@ func (im *importer) flush() error {
 	if len(batch) == 0 {
 		return nil
 	}
-	if err := im.append(batch); err != nil {
+	anonymous := 0
+	for i := range batch {
+		if batch[i].ID == "" {
+			anonymous++
+		}
+	}
+	err := im.append(batch)
+	if errors.Is(err, client.ErrOutcomeUnknown) && anonymous > 0 {
+		err = remarkf(err, "%d of these lines have no id and may be written twice when they are sent again; look at stream %s first", anonymous, im.stream)
+	}
+	if err != nil {
 		return remarkf(err, "lines %d to %d", im.first, im.last)
 	}
 	return nil

@@ -151,7 +151,7 @@ func (f *clientFlags) watch(e *env, subject string, line func([]byte) string) er
 }
 
 type healthCmd struct {
-	URL string `arg:"" optional:"" default:"http://127.0.0.1:8222" help:"The node's --http address, or a URL."`
+	URL string `arg:"" optional:"" default:"http://127.0.0.1:8222" env:"QUORATE_HTTP" help:"The node's --http address, or a URL."`
 }
 
 // Run exits 0 when the node is ready.

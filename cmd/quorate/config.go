@@ -25,9 +25,13 @@ var _ kong.Resolver = fileConfig(nil)
 
 func loadYAML(r io.Reader) (kong.Resolver, error) {
 	var c map[string]any
-	err := yaml.NewDecoder(r).Decode(&c)
+	documents := yaml.NewDecoder(r)
+	err := documents.Decode(&c)
 	if err != nil && !errors.Is(err, io.EOF) { // an empty file says nothing
 		return nil, fmt.Errorf("the configuration file is not YAML with a key a line: %w", err)
+	}
+	if err == nil && !errors.Is(documents.Decode(new(any)), io.EOF) {
+		return nil, errors.New("the configuration file has a second document, behind ---; put all keys into one")
 	}
 	return fileConfig(c), nil
 }

@@ -76,7 +76,7 @@ func TestThreeWaysToSayIt(t *testing.T) {
 }
 
 func TestBadFiles(t *testing.T) {
-	for text, says := range map[string]string{"nmae: x": "nmae", "name: {a: b}": "section", "- a": "YAML", "name: [": "YAML"} {
+	for text, says := range map[string]string{"nmae: x": "nmae", "name: {a: b}": "section", "- a": "YAML", "name: [": "YAML", "name: n1\n---\nexpect: 3": "second document"} {
 		file := filepath.Join(t.TempDir(), "q.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -94,7 +94,8 @@ func TestExitCodes(t *testing.T) {
 		code int
 	}{{[]string{"--version"}, 0}, {[]string{"--help"}, 0}, {[]string{"server", "--help"}, 0}, {nil, 2}, {[]string{"nosuch"}, 2}, {[]string{"append"}, 2},
 		{[]string{"append", "orders", "-", "--ndjson", "--tag", "vip"}, 2}, {[]string{"read", "orders", "--from-end"}, 2}, {[]string{"read", "orders", "--follow", "--from-end", "--from", "3"}, 2},
-		{[]string{"store", "update", "orders"}, 2}, {[]string{"dev", "--nodes", "0"}, 2}} {
+		{[]string{"store", "update", "orders"}, 2}, {[]string{"dev", "--nodes", "0"}, 2}, {[]string{"server", "--data", t.TempDir(), "--listen", "foo"}, 2}, {[]string{"server", "--data", t.TempDir(), "--raft-advertise", "foo"}, 2},
+		{[]string{"server", "--data", t.TempDir(), "--join", "n2"}, 2}} {
 		var out, errs bytes.Buffer
 		if code := run(&env{ctx: t.Context(), stdout: &out, stderr: &errs}, row.args); code != row.code {
 			t.Errorf("%v: exit code %d, wanted %d\n%s%s", row.args, code, row.code, &out, &errs)
@@ -181,5 +182,10 @@ func TestHealth(t *testing.T) {
 		if code := run(&env{ctx: t.Context(), stdout: &out, stderr: &errs}, []string{"health", at}); code != exitDone || out.String() != "/readyz" {
 			t.Errorf("%s: exit code %d, %s%s", at, code, &out, &errs)
 		}
+	}
+	t.Setenv("QUORATE_HTTP", strings.TrimPrefix(node.URL, "http://")) // as in a container, whose health check has no arguments
+	var out, errs bytes.Buffer
+	if code := run(&env{ctx: t.Context(), stdout: &out, stderr: &errs}, []string{"health"}); code != exitDone || out.String() != "/readyz" {
+		t.Errorf("by the environment: exit code %d, %s%s", code, &out, &errs)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/client"
 	"github.com/quorate/quorate/internal/testcluster"
@@ -225,5 +227,41 @@ func TestMachineOutput(t *testing.T) {
 	var leaders api.LeadersResponse
 	if err := json.Unmarshal([]byte(stdout), &leaders); err != nil || len(leaders.Stores) != 2 || leaders.Nodes[0].Leads != 2 {
 		t.Errorf("cluster leaders --json: %v, %s", err, stdout)
+	}
+}
+
+// TestAppendUnknown: who cannot know whether his event was written is told how to find out, and that writes it once.
+func TestAppendUnknown(t *testing.T) {
+	c := testcluster.Start(t, 1)
+	quorate(t, c, "", "store", "create", "orders")
+	nc := c.Connect()
+	unknown, err := api.Marshal(api.Reply{Error: api.ErrOutcomeUnknown})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Subscribe("lossy.orders.write.>", func(m *nats.Msg) { // carries it out, and the answer is lost
+		if _, err := nc.Request("es."+strings.TrimPrefix(m.Subject, "lossy."), m.Data, requestTimeout); err != nil {
+			t.Error(err)
+		}
+		m.Respond(unknown)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code := quorate(t, c, "", "append", "orders", "s", "T", "1", "--prefix", "lossy", "--timeout", "300ms")
+	_, hint, _ := strings.Cut(stderr, "run it again with ")
+	flag, _, _ := strings.Cut(hint, ",")
+	if code != 1 || !strings.HasPrefix(stderr, "outcome_unknown: ") || !strings.HasPrefix(flag, "--id ") {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	again := append([]string{"append", "orders", "s", "T", "1"}, strings.Fields(flag)...)
+	if stdout, stderr, _ := quorate(t, c, "", again...); !strings.Contains(stdout, "version 0, position 1 (it was there already)") {
+		t.Errorf("%q: %s%s", again, stdout, stderr)
+	}
+	lines := `{"type":"T","data":2}` + "\n" + `{"type":"T","id":"known","data":3}` + "\n"
+	if _, stderr, code := quorate(t, c, lines, "append", "orders", "s", "--ndjson", "--prefix", "lossy", "--timeout", "300ms"); code != 1 || !strings.Contains(stderr, "1 of these lines have no id") || !strings.Contains(stderr, "lines 1 to 2") {
+		t.Errorf("lines: exit code %d: %s", code, stderr)
 	}
 }

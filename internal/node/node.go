@@ -15,6 +15,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -84,6 +86,38 @@ func (c *Config) validate() error {
 	}
 	if c.Expect < 1 || c.Expect > 9 {
 		return fmt.Errorf("--expect %d: a cluster has 1 to 9 nodes; 3 or 5 are usual", c.Expect)
+	}
+	return c.validateAddresses()
+}
+
+func (c *Config) validateAddresses() error {
+	for flag, addr := range map[string]string{"--listen": c.Listen, "--cluster-listen": c.ClusterListen, "--raft-listen": c.RaftListen, "--raft-advertise": c.RaftAdvertise, "--http": c.HTTP} {
+		if addr == "" && (flag == "--raft-advertise" || flag == "--http") {
+			continue
+		}
+		if err := checkAddress(addr); err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	for _, addr := range c.Join {
+		if _, rest, isURL := strings.Cut(addr, "://"); isURL {
+			addr = rest[strings.LastIndex(rest, "@")+1:]
+		}
+		if err := checkAddress(addr); err != nil {
+			return fmt.Errorf("--join: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkAddress takes host:port; port 0 or -1 has the system choose one.
+func checkAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", addr)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < -1 || n > 65535 {
+		return fmt.Errorf("%q has no valid port", addr)
 	}
 	return nil
 }
