@@ -101,18 +101,45 @@ func rotate(list []string, n uint64) []string {
 type orphan struct {
 	since   time.Time
 	stood   time.Time // when this replica stood last
+	tries   int       // how many elections it has begun; one that stands once more to break a tie goes on with the same
 	patient time.Time // until then another replica, the better one, is to stand
 }
 
 const (
-	standAgain  = time.Second            // when an election has not succeeded
+	standAgain  = time.Second            // when the first election has not succeeded; each later one is given twice as long
+	moreTime    = 5                      // times: 32 s
 	tieBreak    = 150 * time.Millisecond // sooner, when another one stands in the same term: votes of others have come by then
 	betterFirst = 400 * time.Millisecond // for the better replica to stand, up to twice
 	queueAtMost = 3 * time.Second        // one that says that it is queued is waited for: its node has many elections, and gets on with them
 )
 
+// given is how long the newest election of this replica has. One takes four to eight syncs of two disks in a row, so where a sync takes 200 ms none ends within a second; to stand again
+// ends the earlier one (see stand), and who does so every second is never elected, though a majority lives and writes. The first ones stay short, since most that fail have failed by then.
+func (o *orphan) given() time.Duration { return standAgain << min(max(o.tries-1, 0), moreTime) }
+
 // underWay reports whether an election of this replica has had no time to fail.
-func (o *orphan) underWay(now time.Time) bool { return now.Sub(o.stood) < standAgain }
+func (o *orphan) underWay(now time.Time) bool { return now.Sub(o.stood) < o.given() }
+
+// holdsPlace reports whether it counts among those that a node has under way. One that takes longer waits for disks, and lets others have its place.
+func (o *orphan) holdsPlace(now time.Time) bool {
+	return o.underWay(now) && now.Sub(o.stood) < queueAtMost
+}
+
+// yields reports whether an election of another replica is to be left alone. That is seen as a candidate long after it has failed, so the wait ends; like one's own it grows.
+func (o *orphan) yields(now time.Time) bool {
+	if o.tries > 1 {
+		return now.Sub(o.stood) < o.given()*3/2
+	}
+	return now.Sub(o.since) < standAgain
+}
+
+// begin notes that this replica stands now, for the first time or once more.
+func (o *orphan) begin(now time.Time) {
+	if !o.underWay(now) {
+		o.tries++
+	}
+	o.stood, o.patient = now, time.Time{}
+}
 
 // turn reports whether this replica is to stand now. The better one stands at once; if it does not, another one does after a while. When both do and split the votes, the better
 // one stands once more, and the other keeps still meanwhile.
@@ -127,5 +154,5 @@ func (o *orphan) turn(v verdict, self string, now time.Time) bool {
 		}
 		stand = now.After(o.patient)
 	}
-	return stand && !(v.busy && now.Sub(o.since) < standAgain)
+	return stand && !(v.busy && o.yields(now))
 }

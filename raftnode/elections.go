@@ -122,7 +122,7 @@ func (e *elections) round(ctx context.Context) {
 func (e *elections) decide(now time.Time, asking []*Group, answers map[*Group][]standing) (stand []*Group) {
 	underWay := 0
 	for _, o := range e.orphans {
-		if o.underWay(now) {
+		if o.holdsPlace(now) {
 			underWay++
 		}
 	}
@@ -148,8 +148,8 @@ func (e *elections) decide(now time.Time, asking []*Group, answers map[*Group][]
 		if !again {
 			underWay++
 		}
-		o.stood, o.patient = now, time.Time{}
-		g.log.Debug("stand for election", "orphan_for", now.Sub(o.since), "chosen", verdict.stand, "tied", verdict.tied)
+		o.begin(now)
+		g.log.Debug("stand for election", "orphan_for", now.Sub(o.since), "chosen", verdict.stand, "tied", verdict.tied, "try", o.tries)
 		stand = append(stand, g)
 	}
 	return stand
