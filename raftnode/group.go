@@ -169,7 +169,7 @@ func (g *Group) open() (err error) {
 	g.trans = trans
 	g.holds.written, g.holds.log = g.growth.all, g.log
 	trans.Acknowledged = g.holds.acknowledged
-	logs := &overlappingLog{Store: g.store, dispatched: g.dispatched, holds: &g.holds, snapshots: snapshots}
+	logs := &overlappingLog{Store: g.store, dispatched: g.dispatched, holds: &g.holds, snapshots: snapshots, log: g.log}
 	g.logs = newRecentLog(logs)
 	if err := discardForeign(g.logs, snapshots.current()); err != nil { // we died between a restore and this
 		return err

@@ -2,7 +2,9 @@ package raftnode
 
 import (
 	"context"
+	"errors"
 	"io"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -28,6 +30,8 @@ type overlappingLog struct {
 	dispatched func(index uint64)        // is told up to where a leader's entries are stored or begun
 	holds      *holds
 	snapshots  *snapshotStore
+	log        *slog.Logger
+	damageSaid atomic.Int64 // when a damaged entry was last told of, in Unix nanoseconds; 0: never
 }
 
 // StoreLogs returns before the entries are on the disk when this replica leads and all of them are commands. raft 1.8.0 stores entries as a leader
@@ -54,6 +58,27 @@ func (l *overlappingLog) StoreLogs(logs []*raft.Log) error {
 
 // StoreLog implements raft.LogStore.
 func (l *overlappingLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
+
+// GetLog implements raft.LogStore. A damaged entry that the snapshot contains is one that a leader no longer has: raft 1.8.0 sends the state in the place of entries when one is not
+// found, and after any other error nothing, to a follower that would stay behind for good. Who does not lead is told of the damage; discardForeign could take out more than it should.
+func (l *overlappingLog) GetLog(index uint64, out *raft.Log) error {
+	err := l.Store.GetLog(index, out)
+	if !errors.Is(err, wal.ErrCorrupt) {
+		return err
+	}
+	r, m := l.raft.Load(), l.snapshots.current()
+	if r == nil || r.State() != raft.Leader || m == nil || index > m.Index {
+		return err
+	}
+	now := time.Now().UnixNano()
+	if said := l.damageSaid.Load(); (said == 0 || now-said >= int64(damageAgain)) && l.damageSaid.CompareAndSwap(said, now) {
+		l.log.Warn("an entry of the log is damaged; followers that miss it are sent the state, which contains it", "index", index, "error", err)
+	}
+	return raft.ErrLogNotFound
+}
+
+// damageAgain is the least time between two warnings of a replica about damaged entries: a damaged entry is read as often as a follower asks for it, until it is cut off.
+const damageAgain = 10 * time.Minute
 
 // DeleteRange leaves what peers are held for when this replica leads: raft 1.8.0 then deletes only to cut off what its newest snapshot covers. It takes out what contradicts a leader
 // (appendEntries) or a snapshot (discardForeign) only after it has ceased to lead, and on its main goroutine, or while that waits; those entries must go.
