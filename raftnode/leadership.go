@@ -32,6 +32,11 @@ type Leadership struct {
 	Reason   string    // why the last change happened, as far as this node knows
 }
 
+// over reports whether another one leads in the later view, or this replica has become something else.
+func (v Leadership) over(later Leadership) bool {
+	return later.Leader != v.Leader || later.Role != v.Role
+}
+
 // leadership turns raft's notifications into an ordered series of views.
 type leadership struct {
 	group  *Group
@@ -269,4 +274,14 @@ func (l *leadership) wait(ctx context.Context, ok func(Leadership) bool) (Leader
 			return view, ErrClosed
 		}
 	}
+}
+
+// during returns a context that is done when ctx is, or the view is over. cancel must be called.
+func (l *leadership) during(ctx context.Context, view Leadership) (during context.Context, cancel func()) {
+	during, cancel = context.WithCancel(ctx)
+	go func() { // ends with during
+		defer cancel()
+		l.wait(during, view.over)
+	}()
+	return during, cancel
 }

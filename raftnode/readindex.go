@@ -126,12 +126,15 @@ func (g *Group) askLeader(ctx context.Context) (uint64, error) {
 			}
 			return 0, ErrNoLeader
 		}
+		// Whoever does not lead any more in our view may hang; the next one is asked in the same round.
+		asking, cancel := g.leadership.during(ctx, view)
 		var index uint64
 		if view.Role == Serving {
-			index, last = g.confirmedIndex(ctx)
+			index, last = g.confirmedIndex(asking)
 		} else {
-			index, last = g.callReadIndex(ctx, view.Leader)
+			index, last = g.callReadIndex(asking, view.Leader)
 		}
+		cancel()
 		if last == nil {
 			return index, nil
 		}
@@ -140,7 +143,7 @@ func (g *Group) askLeader(ctx context.Context) (uint64, error) {
 		}
 		// The leader we knew did not answer. Ask again when our view changes, or after a moment, when it may serve by then.
 		retry, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-		g.WaitLeadership(retry, func(l Leadership) bool { return l.Leader != view.Leader || l.Role != view.Role })
+		g.WaitLeadership(retry, view.over)
 		cancel()
 	}
 }

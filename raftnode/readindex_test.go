@@ -34,3 +34,22 @@ func TestAReadRoundEndsWithItsContext(t *testing.T) {
 		t.Fatal("the round goes on 5 s after its context was done")
 	}
 }
+
+// The leader hangs while a follower asks it for a read index. The read goes on with the next leader; once it ended with the round, after three seconds, though another one served long before.
+func TestAReadWhoseLeaderHangsAsksTheNextOne(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.mustTake(t, "a")
+	index, _ := leader.machine.Applied()
+	c.heard(t, leader, index)
+	reader := c.followers(leader)[0]
+	if err := reader.group.LinearizableRead(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	c.isolate(leader, true)
+	ctx, cancel := context.WithTimeout(t.Context(), readRoundTimeout)
+	defer cancel()
+	if _, err := reader.group.askLeader(ctx); err != nil {
+		t.Error(err)
+	}
+	c.isolate(leader, false)
+}
