@@ -162,14 +162,14 @@ func (g *Group) open() (err error) {
 	if err := g.checkDisk(snapshots); err != nil {
 		return err
 	}
-	trans, err := g.node.transport.Group(g.key)
+	g.holds.written, g.holds.log = g.growth.all, g.log
+	logs := &overlappingLog{Store: g.store, dispatched: g.dispatched, holds: &g.holds, snapshots: snapshots, log: g.log}
+	trans, err := g.node.transport.InspectedGroup(g.key, logs.arrives)
 	if err != nil {
 		return err
 	}
 	g.trans = trans
-	g.holds.written, g.holds.log = g.growth.all, g.log
 	trans.Acknowledged = g.holds.acknowledged
-	logs := &overlappingLog{Store: g.store, dispatched: g.dispatched, holds: &g.holds, snapshots: snapshots, log: g.log}
 	g.logs = newRecentLog(logs)
 	if err := discardForeign(g.logs, snapshots.current()); err != nil { // we died between a restore and this
 		return err

@@ -48,7 +48,8 @@ func (v *votes) Set(key, val []byte) error {
 	return v.StableStore.SetUint64([]byte(lastVoteTerm), term)
 }
 
-// newRaft is raft.NewRaft, which panics over an entry that cannot be read, or does not say what is wrong with the last one: of a replica that is damaged, and the node's others are not.
+// newRaft is raft.NewRaft, which panics over an entry that cannot be read, is missing, or holds a configuration that is none, and does not say what is wrong with the last one: of a replica that is
+// damaged, and the node's others are not.
 func newRaft(conf *raft.Config, machine raft.FSM, logs raft.LogStore, stable raft.StableStore, snapshots raft.SnapshotStore, trans raft.Transport) (r *raft.Raft, err error) {
 	defer func() {
 		p := recover()
@@ -56,10 +57,10 @@ func newRaft(conf *raft.Config, machine raft.FSM, logs raft.LogStore, stable raf
 			return
 		}
 		cause, ok := p.(error)
-		if !ok || !errors.Is(cause, wal.ErrCorrupt) {
-			panic(p)
+		if !ok {
+			cause = fmt.Errorf("%v", p)
 		}
-		r, err = nil, fmt.Errorf("%w: %w", ErrDamaged, cause)
+		r, err = nil, fmt.Errorf("%w: raft does not start with it: %w", ErrDamaged, cause)
 	}()
 	r, err = raft.NewRaft(conf, machine, logs, stable, snapshots, trans) // starts nothing before it has read the log
 	if err == nil {

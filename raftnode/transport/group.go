@@ -19,6 +19,10 @@ const (
 	splitBytes = 8 << 20  // of entries in one message; more go as several requests
 )
 
+// Inspect is given what a peer asks of a group, before raft is. It may change the request; with an answer, raft's response to it, or an error it is answered and raft does not
+// see it. What a server asks itself is not inspected. It is called for one request at a time of those that come with entries, and for others beside them; it may read the log and must not wait for raft.
+type Inspect func(req any) (answer any, err error)
+
 // Group is raft's transport for one group. The address of a server is its id.
 //
 // What comes for the group waits in three inboxes, so that neither a vote nor a heartbeat waits behind entries, and each is fed to raft one
@@ -28,6 +32,7 @@ type Group struct {
 	// order of a pipeline's requests, must not block, and is set before the first request.
 	Acknowledged func(peer string, index uint64)
 
+	inspect   Inspect // nil: nobody does
 	transport *Transport
 	key       string
 	consumer  chan raft.RPC
@@ -104,6 +109,10 @@ func (g *Group) serve(r request, answer chan raft.RPCResponse) {
 		r.reply(nil, ErrTimeout)
 		return
 	}
+	if a, err := g.inspected(r.cmd); a != nil || err != nil {
+		r.reply(a, err)
+		return
+	}
 	rpc := raft.RPC{Command: r.cmd, RespChan: answer}
 	select {
 	case g.consumer <- rpc:
@@ -122,6 +131,16 @@ func (g *Group) serve(r request, answer chan raft.RPCResponse) {
 			r.reply(nil, ErrClosed)
 		}
 	}
+}
+
+func (g *Group) inspected(req any) (answer any, err error) {
+	if g.inspect == nil {
+		return nil, nil
+	}
+	if answer, err = g.inspect(req); err != nil {
+		g.transport.cfg.Logger.Warn("a peer's request is refused", "group", g.key, "error", err)
+	}
+	return answer, err
 }
 
 // AppendEntries sends a heartbeat over the control connection, anything else over the log connection. Entries of more than 8 MiB go as several

@@ -204,6 +204,9 @@ func (t *Transport) takeSnapshot(nc net.Conn, in *frames, question []byte, from 
 	if err != nil {
 		return nil, err
 	}
+	if answer, err := g.inspected(cmd); answer != nil || err != nil {
+		return answer, err
+	}
 	select {
 	case t.incoming <- struct{}{}:
 		defer func() { <-t.incoming }()

@@ -193,11 +193,15 @@ func (t *Transport) Stats() Stats {
 
 // Group returns raft's transport for the group with the key, 1 to 255 bytes that do not begin with 0. The address of a server is its id. Closing it,
 // which raft does when it shuts down, frees the key.
-func (t *Transport) Group(key string) (*Group, error) {
+func (t *Transport) Group(key string) (*Group, error) { return t.InspectedGroup(key, nil) }
+
+// InspectedGroup is Group, and what peers ask of it is inspected before raft is given it.
+func (t *Transport) InspectedGroup(key string, inspect Inspect) (*Group, error) {
 	if len(key) == 0 || len(key) > 255 || key[0] == 0 {
 		return nil, fmt.Errorf("%q cannot be a group's key", key)
 	}
 	g := newGroup(t, key)
+	g.inspect = inspect
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
