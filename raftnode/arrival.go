@@ -3,11 +3,13 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// What peers ask of a group is looked at here before raft is given it; see transport.Inspect. raft 1.8.0 stores what a leader sends before it looks at it.
+// What peers ask of a group is looked at here before raft is given it; see transport.Inspect. raft 1.8.0 stores what a leader sends before it looks at it, and it refuses what it has cut off
+// and could know that it has.
 
 // errForeign means that a peer sent something that no leader sends.
 var errForeign = errors.New("no leader sends this")
@@ -22,12 +24,12 @@ func (l *overlappingLog) arrives(req any) (answer any, err error) {
 		if err := checkEntries(req); err != nil {
 			return nil, err
 		}
-		return nil, nil
+		return nil, l.skipKnown(req)
 	case *raft.InstallSnapshotRequest:
 		if err := checkSnapshot(req); err != nil {
 			return nil, err
 		}
-		return nil, nil
+		return l.knownSnapshot(req)
 	}
 	return nil, nil
 }
@@ -76,4 +78,81 @@ func checkSnapshot(req *raft.InstallSnapshotRequest) error {
 		return fmt.Errorf("%w: a snapshot of version %d, whose members are not in its configuration", errForeign, req.SnapshotVersion)
 	}
 	return checkConfiguration(req.Configuration)
+}
+
+// skipKnown takes out of a request what this replica's state contains and its log does not any more. A leader to which answers were lost names a predecessor that this replica has, and has cut off
+// since; raft 1.8.0 refuses that, and then the leader's snapshot too, since this replica's own is newer. If its vote is needed for a majority, the store took no writes.
+//
+// What is up to the snapshot's end is committed, so whoever leads has the same entries there (Raft §5.4.3, leader completeness), and the rest of the request is one that a leader sends to who has them.
+// That the log changes meanwhile does no harm: what is left is judged by raft, as ever.
+func (l *overlappingLog) skipKnown(req *raft.AppendEntriesRequest) error {
+	first, err := l.FirstIndex()
+	if err != nil {
+		return err
+	}
+	m := l.snapshots.current()
+	r := l.raft.Load()
+	if r == nil || m == nil || m.Incoming != "" || req.PrevLogEntry > m.Index || first != 0 && req.PrevLogEntry >= first {
+		return nil
+	}
+	last, err := l.LastIndex()
+	if err != nil || r.LastIndex() != max(last, m.Index) { // raft believes in a log that discardForeign took out: it needs a newer state
+		return err
+	}
+	skipTo(req, m, first, last, func(index uint64) (uint64, error) {
+		var e raft.Log
+		err := l.Store.GetLog(index, &e)
+		return e.Term, err
+	})
+	return nil
+}
+
+// skipTo makes a request that begins before the log, which has the entries from first to last (0: none), begin with an entry that raft knows.
+func skipTo(req *raft.AppendEntriesRequest, m *marker, first, last uint64, termOf func(index uint64) (uint64, error)) {
+	known, term := m.Index, m.Term // raft's last entry, when the log has none behind it
+	if last > m.Index || last == m.Index && first > 0 {
+		known = first
+	}
+	end := req.PrevLogEntry + uint64(len(req.Entries))
+	switch {
+	case known > m.Index+1 || req.PrevLogEntry >= known, end < known && known > m.Index: // a log that begins behind the snapshot may contradict its leader there
+		return
+	case end < known: // nothing is new: a request that says who leads, and what its sender takes the answer to mean is true
+		req.PrevLogEntry, req.PrevLogTerm, req.Entries, req.LeaderCommitIndex = 0, 0, nil, 0
+		return
+	}
+	if known == first && first > 0 {
+		var err error
+		if term, err = termOf(known); err != nil {
+			return
+		}
+	}
+	at := known - req.PrevLogEntry - 1
+	if req.Entries[at].Term != term { // it is behind the snapshot, and not committed
+		return
+	}
+	req.PrevLogEntry, req.PrevLogTerm, req.Entries = known, term, req.Entries[at+1:]
+}
+
+// knownAgain is how soon a leader is not believed to need the same answer: raft must have refused what follows the state, and without a pause the two would go on like that.
+const knownAgain = time.Second
+
+// knownSnapshot says yes to a state that ends before this replica's own snapshot, without taking it: it is contained there, as in skipKnown, and the store would refuse it when all of it has come.
+func (l *overlappingLog) knownSnapshot(req *raft.InstallSnapshotRequest) (answer any, err error) {
+	r, m := l.raft.Load(), l.snapshots.current()
+	if r == nil || m == nil || m.Incoming != "" || req.LastLogIndex >= m.Index || req.Term < r.CurrentTerm() {
+		return nil, nil
+	}
+	last, err := l.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	if r.LastIndex() != max(last, m.Index) { // as in skipKnown
+		return nil, nil
+	}
+	now := time.Now().UnixNano()
+	if now-l.knownSaid.Swap(now) < int64(knownAgain) {
+		return nil, nil
+	}
+	return &raft.InstallSnapshotResponse{Term: req.Term, Success: true}, nil
 }

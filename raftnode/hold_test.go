@@ -120,6 +120,31 @@ func TestALeaderKeepsItsSnapshotsLastEntry(t *testing.T) {
 	}
 }
 
+// A follower too: its leader may name an older one.
+func TestAFollowerKeepsItsSnapshotsLastEntry(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.mustTake(t, "0")
+	f := c.followers(leader)[0]
+	index, _ := leader.machine.Applied()
+	c.heard(t, leader, index)
+	compact(t, f, trailingLogs) // cuts nothing
+	marker := f.group.snapshots.current()
+	c.heard(t, leader, leader.mustWrite("1"))
+	if err := f.group.logs.DeleteRange(1, marker.Index); err != nil { // as raft does when many entries are written while the snapshot is taken
+		t.Fatal(err)
+	}
+	if first, _ := f.group.store.FirstIndex(); first != marker.Index {
+		t.Errorf("the log begins at %d, the snapshot ends at %d", first, marker.Index)
+	}
+	last, _ := f.group.store.LastIndex()
+	if err := f.group.logs.DeleteRange(marker.Index, last); err != nil { // as when all of it contradicts a leader
+		t.Fatal(err)
+	}
+	if first, _ := f.group.store.FirstIndex(); first != 0 {
+		t.Errorf("the log begins at %d", first)
+	}
+}
+
 func TestWhatIsHeldForPeers(t *testing.T) {
 	const sent = 1000 // the last entry of the state that was sent
 	for _, r := range []struct {

@@ -32,6 +32,7 @@ type overlappingLog struct {
 	snapshots  *snapshotStore
 	log        *slog.Logger
 	damageSaid atomic.Int64 // when a damaged entry was last told of, in Unix nanoseconds; 0: never
+	knownSaid  atomic.Int64 // when a state was last called known, or would have been; also in Unix nanoseconds
 }
 
 // StoreLogs returns before the entries are on the disk when this replica leads and all of them are commands. raft 1.8.0 stores entries as a leader
@@ -83,7 +84,8 @@ const damageAgain = 10 * time.Minute
 // DeleteRange leaves what peers are held for when this replica leads: raft 1.8.0 then deletes only to cut off what its newest snapshot covers. It takes out what contradicts a leader
 // (appendEntries) or a snapshot (discardForeign) only after it has ceased to lead, and on its main goroutine, or while that waits; those entries must go.
 //
-// The snapshot's last entry stays too. raft would cut it off if many are written while the snapshot is taken, and a peer that is sent the state goes on from there.
+// The snapshot's last entry stays too. raft would cut it off if many are written while the snapshot is taken, and a peer that is sent the state goes on from there; so does a follower whose leader
+// names an older one (see skipTo).
 func (l *overlappingLog) DeleteRange(first, last uint64) error {
 	if r := l.raft.Load(); r != nil && r.State() == raft.Leader {
 		end, err := l.LastIndex()
@@ -95,6 +97,17 @@ func (l *overlappingLog) DeleteRange(first, last uint64) error {
 		}
 		if last = l.holds.cut(last, end, time.Now()); last < first {
 			return nil
+		}
+	} else if m := l.snapshots.current(); m != nil && first <= m.Index && m.Index <= last {
+		end, err := l.LastIndex()
+		if err != nil {
+			return err
+		}
+		var e raft.Log
+		if last < end && l.Store.GetLog(m.Index, &e) == nil && e.Term == m.Term { // a cut: it takes the log's beginning only, and nothing that contradicts the snapshot
+			if last = m.Index - 1; last < first {
+				return nil
+			}
 		}
 	}
 	return l.Store.DeleteRange(first, last)
