@@ -73,16 +73,8 @@ func next(self Hello, others []Hello) step {
 	if self.State == Formed {
 		return step{state: Formed, plan: self.Plan}
 	}
-	for _, h := range others {
-		if h.State != Formed {
-			continue
-		}
-		// A plan is formed only when every member has promised it; ours may have been replaced by a later one that came to nothing.
-		if self.State == Prepared && slices.Contains(h.Plan.Members, self.ServerID) {
-			return step{state: Formed, plan: h.Plan}
-		}
-		return step{wait: fmt.Sprintf("cluster %s is formed already, of %s; the disk of this node (%s) is new to it and does not join by itself",
-			h.Plan.Cluster, strings.Join(names(h.Plan.Members), ", "), self.ServerID)}
+	if s, is := besideFormed(self, others); is {
+		return s
 	}
 	all := append([]Hello{self}, others...)
 	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
@@ -120,6 +112,42 @@ func next(self Hello, others []Hello) step {
 		}
 	}
 	return step{state: Formed, plan: plan}
+}
+
+// besideFormed is what a disk does that belongs to no cluster when others say that they do; false when nobody does.
+//
+// A plan is formed only when every member has promised it, so a disk is in the plan that it has promised. It may have promised one and then another, and only the latter is on it: either may be formed, each
+// by a disk that was lost for a while. So it joins another plan than its own only when a majority is in it without this disk; were its own one formed, it could not make that a majority any more.
+func besideFormed(self Hello, others []Hello) (s step, is bool) {
+	var reason string
+	for _, h := range others {
+		if h.State != Formed {
+			continue
+		}
+		promised := self.State == Prepared && slices.Contains(h.Plan.Members, self.ServerID)
+		if promised && (h.Plan.equal(self.Plan) || 2*formedIn(h.Plan, others) > len(h.Plan.Members)) {
+			return step{state: Formed, plan: h.Plan}, true
+		}
+		if reason != "" {
+			continue
+		}
+		of := fmt.Sprintf("cluster %s is formed already, of %s; the disk of this node (%s)", h.Plan.Cluster, strings.Join(names(h.Plan.Members), ", "), self.ServerID)
+		if reason = of + " is new to it and does not join by itself"; promised {
+			reason = fmt.Sprintf("%s has promised since to be in cluster %s, which may be formed too, and joins this one when a majority is in it without it; "+
+				"when nobody is in that other one, nothing has been written: move the data directories of all nodes away and start anew", of, self.Plan.Cluster)
+		}
+	}
+	return step{wait: reason}, reason != ""
+}
+
+// formedIn counts the plan's members that say that they are formed in it.
+func formedIn(p Plan, hellos []Hello) (n int) {
+	for _, h := range hellos {
+		if h.State == Formed && h.Plan.equal(p) && slices.Contains(p.Members, h.ServerID) {
+			n++
+		}
+	}
+	return n
 }
 
 func names(ids []string) []string {

@@ -63,6 +63,10 @@ func TestNext(t *testing.T) {
 		{"a blank disk does not join a formed cluster", hello("c~2"), []Hello{hello("a~1", in(Formed, p)), hello("b~1", in(Formed, p))}, "", Plan{}, "of a, b, c; the disk of this node (c~2) is new to it"},
 		{"nor one that promised another plan", hello("c~2", in(Prepared, swapped)), []Hello{hello("a~1", in(Formed, p))}, "", Plan{}, "is formed already"},
 
+		{"nor one that promised another plan since, for one disk that it hears", hello("b~1", in(Prepared, swapped)), []Hello{hello("a~1", in(Formed, p)), hello("c~2", in(Prepared, swapped))}, "", Plan{}, "which may be formed too"},
+		{"a majority without it cannot be outvoted by that other plan", hello("b~1", in(Prepared, swapped)), []Hello{hello("a~1", in(Formed, p)), hello("c~1", in(Formed, p))}, Formed, p, ""},
+		{"its own promise goes before", hello("b~1", in(Prepared, swapped)), []Hello{hello("a~1", in(Formed, p)), hello("c~2", in(Formed, swapped))}, Formed, swapped, ""},
+
 		{"one node alone prepares", hello("a~1", expects(1)), nil, Prepared, planOf([]string{"a~1"}), ""},
 		{"and forms", hello("a~1", expects(1), in(Prepared, planOf([]string{"a~1"}))), nil, Formed, planOf([]string{"a~1"}), ""},
 	}
@@ -73,6 +77,35 @@ func TestNext(t *testing.T) {
 				t.Fatalf("got %+v\nwant state %q, plan %v, wait %q", got, r.state, r.plan, r.wait)
 			}
 		})
+	}
+}
+
+// The coordinator's disk has formed the cluster and is lost before anybody hears of it; a new disk in its place forms another one with the same others. One of those has promised and is away. When it comes
+// back it hears the old disk, which somebody has put in again. Once two clusters had a majority of their members then.
+func TestTwoClustersAreNotFormed(t *testing.T) {
+	a1, a2, b, c := hello("a~1"), hello("a~2"), hello("b~1"), hello("c~1")
+	move := func(self *Hello, others ...Hello) {
+		if s := next(*self, others); s.wait == "" {
+			self.State, self.Plan = s.state, s.plan
+		}
+	}
+	move(&a1, b, c)
+	move(&b, a1, c)
+	move(&c, a1, b)
+	move(&a1, b, c) // formed, and gone
+	move(&a2, b, c)
+	move(&b, a2, c)
+	move(&c, a2, b) // and away
+	move(&a2, b, c)
+	move(&b, a2)
+	if a1.State != Formed || a2.State != Formed || b.State != Formed || !b.Plan.equal(a2.Plan) {
+		t.Fatalf("the story is another one: %+v, %+v, %+v", a1, a2, b)
+	}
+	if move(&c, a1); c.State != Prepared {
+		t.Errorf("c is %s in %v when it hears %s", c.State, c.Plan, a1.ServerID)
+	}
+	if move(&c, a1, a2, b); c.State != Formed || !c.Plan.equal(a2.Plan) {
+		t.Errorf("c is %s in %v when it hears all", c.State, c.Plan)
 	}
 }
 
