@@ -106,11 +106,12 @@ func (p *pipeline) fly(f *appendFuture, req *raft.AppendEntriesRequest) error {
 		return err
 	}
 	f.size = size
-	f.exchange = exchange{resp: f.resp, deadline: p.group.deadline(size), done: make(chan struct{}), future: f}
+	f.exchange = exchange{resp: f.resp, done: make(chan struct{}), future: f}
 	if err := p.wait(f); err != nil {
 		m.release()
 		return err
 	}
+	f.deadline = p.group.deadline(size) // it has not begun before there was room
 	if f.id, err = p.conn.ask(&f.exchange, p.group.key, m); err != nil {
 		select {
 		case <-f.done: // the connection broke meanwhile, and has finished it

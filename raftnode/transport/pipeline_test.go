@@ -166,3 +166,43 @@ func TestABrokenConnectionEndsEverythingAtOnce(t *testing.T) {
 	}
 	eventually(t, "both broken connections are counted", func() bool { return x.Stats().Broken == 2 })
 }
+
+// A request's time begins when there is room for it: one that had to wait would else be given up before its answer is late, and break the pipeline.
+func TestARequestsTimeBeginsWhenItIsSent(t *testing.T) {
+	const patience = time.Minute
+	_, _, from, to := pair(t, "1-1", func(c *Config) { c.IOTimeout = patience })
+	raw, err := from.AppendEntriesPipeline("n2~b", "n2~b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	for i := range maxInFlight {
+		if _, err := raw.AppendEntries(appendOf("n1~a", uint64(i+1), nil), new(raft.AppendEntriesResponse)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, p := <-to.Consumer(), raw.(*pipeline)
+	sent := make(chan raft.AppendFuture, 1)
+	go func() { // ends when there is room
+		f, _ := raw.AppendEntries(appendOf("n1~a", maxInFlight+1, nil), new(raft.AppendEntriesResponse))
+		sent <- f
+	}()
+	looks := 0
+	eventually(t, "it waits for room", func() bool {
+		if p.send.TryLock() {
+			p.send.Unlock()
+			return false
+		}
+		looks++
+		return looks > 5
+	})
+	room := time.Now()
+	first.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+	f, ok := (<-sent).(*appendFuture)
+	if !ok {
+		t.Fatal("it was not sent")
+	}
+	if f.deadline.Before(room.Add(patience)) {
+		t.Errorf("there was room at %v, and its time ends %v later, want %v", room, f.deadline.Sub(room), patience)
+	}
+}
