@@ -171,6 +171,7 @@ func (g *Group) open() (err error) {
 	g.trans = trans
 	trans.Acknowledged = g.holds.acknowledged
 	g.logs = newRecentLog(logs)
+	g.logs.leads = logs.leads
 	if err := discardForeign(g.logs, snapshots.current()); err != nil { // we died between a restore and this
 		return err
 	}

@@ -35,6 +35,12 @@ type overlappingLog struct {
 	knownSaid  atomic.Int64 // when a state was last called known, or would have been; also in Unix nanoseconds
 }
 
+// leads reports whether this replica leads, and is not just being opened.
+func (l *overlappingLog) leads() bool {
+	r := l.raft.Load()
+	return r != nil && r.State() == raft.Leader
+}
+
 // StoreLogs returns before the entries are on the disk when this replica leads and all of them are commands. raft 1.8.0 stores entries as a leader
 // in dispatchLogs only, on its main goroutine, which is also the one that stops leading. A term's first entry is no command, so it is on the disk
 // before any that is begun.

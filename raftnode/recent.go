@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -15,8 +16,11 @@ const (
 // recentLog keeps a group's newest entries in memory, in front of its log: a leader reads each to send it, and every replica to apply it, soon after it was written. raft.LogCache does so too,
 // but counts entries only, and one of ours may be a megabyte and more: sixty-four of them in each of a thousand groups. And it keeps them for ever, where a group that nobody writes to needs
 // none (forget).
+//
+// What others sent is kept as a copy: an entry's data are a part of the message that it came in (see transport/DESIGN.md), so a hundred bytes would keep up to 8 MiB.
 type recentLog struct {
 	raft.LogStore
+	leads func() bool // whether what is stored is this replica's own; nil: it never is
 
 	mu      sync.RWMutex             // guards what follows
 	entries [recentEntries]*raft.Log // by index, modulo; those from low to high
@@ -66,6 +70,13 @@ func (l *recentLog) StoreLogs(logs []*raft.Log) error {
 		l.bytes += entryBytes(e)
 		for l.bytes > recentBytes && l.low < l.high {
 			l.drop(l.low, l.low)
+		}
+	}
+	if len(logs) > 0 && (l.leads == nil || !l.leads()) {
+		for i := max(l.low, logs[0].Index); i <= l.high; i++ {
+			e := *l.entries[i%recentEntries]
+			e.Data, e.Extensions = bytes.Clone(e.Data), bytes.Clone(e.Extensions)
+			l.entries[i%recentEntries] = &e
 		}
 	}
 	return nil

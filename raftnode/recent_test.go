@@ -120,3 +120,26 @@ func TestWhatIsWrittenIsNotForgottenAtOnce(t *testing.T) {
 		t.Error("it is kept")
 	}
 }
+
+// An entry that was received is a part of its message, and is kept without it.
+func TestRecentLogKeepsNoMessages(t *testing.T) {
+	message := make([]byte, 1<<10)
+	stored := func(leads bool) *raft.Log {
+		l := newRecentLog(raft.NewInmemStore())
+		l.leads = func() bool { return leads }
+		logs := []*raft.Log{{Index: 7, Data: message[:10], Extensions: message[10:20]}, {Index: 8}}
+		if err := l.StoreLogs(logs); err != nil {
+			t.Fatal(err)
+		}
+		if got := l.entries[8]; got.Data != nil || got.Extensions != nil {
+			t.Errorf("what was nil is %v, %v", got.Data, got.Extensions)
+		}
+		return l.entries[7]
+	}
+	if e := stored(false); &e.Data[0] == &message[0] || &e.Extensions[0] == &message[10] || cap(e.Data) > 100 {
+		t.Error("an entry that was received keeps its message")
+	}
+	if e := stored(true); &e.Data[0] != &message[0] {
+		t.Error("an entry of a leader is copied")
+	}
+}
