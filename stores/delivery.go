@@ -466,7 +466,7 @@ func (d *delivery) fail(err *api.Error) {
 	d.fetches, d.pending, d.underway = nil, change{}, nil
 }
 
-// idle reports whether nothing would be lost with the delivery.
+// idle reports whether nothing would be lost with the delivery: how far it has looked neither, as long as all that was selected is done.
 func (d *delivery) idle() bool {
 	return len(d.fetches) == 0 && d.flying == 0 && d.timers.Len() == 0 && d.underway == nil && len(d.pending.items)+len(d.pending.acked)+len(d.pending.waits)+len(d.tried) == 0 && d.lazyAt.IsZero()
 }

@@ -33,7 +33,9 @@ func (d *delivery) expire(now time.Time) {
 		}
 		return over
 	})
-	if d.end && len(d.order) == 0 && d.scanned > d.floor { // the filter selects nothing of it
+	if len(d.order) == 0 && d.scanned > d.floor {
+		// The filter selects nothing of it, and what comes behind need not be known for that: who asks seldom, and does not wait long, gets to an event that is rare only if the next look begins
+		// where this one ended. While a catch-up goes on it is written once in lazyAfter.
 		d.later(now)
 	}
 }
