@@ -17,7 +17,7 @@ import (
 const (
 	subjectHello    = "hello"
 	subjectWrite    = "write"    // node.<id>.write: a forwarded request; its subject is in headerSubject
-	subjectRead     = "read"     // node.<id>.read: a forwarded read of a store whose replica the asking node does not have
+	subjectRead     = "read"     // node.<id>.read: a forwarded read of a store of which the asking node has no sound replica
 	subjectHolds    = "holds"    // node.<id>.holds: do you serve this store and have its post?
 	subjectRoutes   = "routes"   // node.<id>.routes: answer once your server knows a post of this store
 	subjectTransfer = "transfer" // node.<id>.transfer: give up leadership of a store
@@ -129,7 +129,7 @@ func (b *Bus) onForwarded(m *nats.Msg) {
 	p.handle(r)
 }
 
-// forwardRead sends the read to another member, for a store whose replica is set aside or not open yet here. It reports whether one of them took it. A node
+// forwardRead sends the read to another member, for a store whose replica is set aside or not open yet here, or turned out to be damaged. It reports whether one of them took it. A node
 // that has just started has not heard the others yet, and its routes may not stand: then it asks them all again for a moment.
 func (b *Bus) forwardRead(r *request, limit time.Duration) bool {
 	for until := time.Now().Add(forwardTimeout); ; {

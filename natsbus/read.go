@@ -78,8 +78,11 @@ func namedRead[Q, V any](read func(*stores.Store, context.Context, string, Q) (V
 		if s, ctx, cancel := b.openRead(r, &q, wait); s != nil {
 			defer cancel()
 			v, err := read(s, ctx, r.subject.Name, q)
-			if errors.Is(err, api.ErrStoreNotFound) && s.IsClosing() {
+			switch {
+			case errors.Is(err, api.ErrStoreNotFound) && s.IsClosing():
 				err = b.whileClosing(ctx, r.subject.Store, err)
+			case errors.Is(err, api.ErrReplicaDamaged) && !s.Lone() && b.elsewhere(r, wait):
+				return
 			}
 			r.answer(v, err)
 		}
@@ -107,18 +110,26 @@ func (b *Bus) openRead(r *request, into any, waitMS func() int) (*stores.Store, 
 	if !r.decode(into) {
 		return nil, nil, nil
 	}
-	limit := readTimeout + time.Duration(min(max(waitMS(), 0), api.MaxWait))*time.Millisecond
-	ctx, cancel := context.WithTimeout(b.ctx, limit)
+	ctx, cancel := context.WithTimeout(b.ctx, readLimit(waitMS))
 	s, err := b.store(ctx, r.subject.Store)
 	if err != nil {
 		cancel()
-		elsewhere := errors.Is(err, api.ErrReplicaDamaged) && !r.forwarded
-		if !elsewhere || !b.forwardRead(r, limit) {
+		if !errors.Is(err, api.ErrReplicaDamaged) || !b.elsewhere(r, waitMS) {
 			r.fail(err)
 		}
 		return nil, nil, nil
 	}
 	return s, ctx, cancel
+}
+
+// readLimit is how long a read may take that asks to wait.
+func readLimit(waitMS func() int) time.Duration {
+	return readTimeout + time.Duration(min(max(waitMS(), 0), api.MaxWait))*time.Millisecond
+}
+
+// elsewhere has another member answer a read that this node's replica cannot, and reports whether one did. A read that was forwarded goes no further: the node that sent it asks the next.
+func (b *Bus) elsewhere(r *request, waitMS func() int) bool {
+	return !r.forwarded && b.forwardRead(r, readLimit(waitMS))
 }
 
 // nameFits refuses a name behind a verb that takes none, and one that cannot be a stream's where the verb needs one.

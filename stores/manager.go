@@ -258,9 +258,10 @@ func (m *Manager) Remove(s *Store) error {
 	return err
 }
 
-// damaged sets aside a replica that found damage while it applied: it is closed and stays closed, also over a restart, while the node's other stores go
-// on. It is called by the replica's own goroutine, so closing happens in another.
+// damaged sets aside a replica in which damage was found, by itself while it applied or by a reader: it is closed and stays closed, also over a restart, while the node's other stores go
+// on. It is called by those whom closing waits for, so that happens in another goroutine.
 func (m *Manager) damaged(s *Store, dir string, reason error) {
+	s.aside.Store(true)
 	m.cfg.Logger.Error("a replica is damaged and set aside", "store", s.Name(), "error", reason)
 	if err := os.WriteFile(filepath.Join(dir, damagedFile), []byte(reason.Error()), 0o640); err != nil {
 		m.cfg.Logger.Error("the damage is not written down", "store", s.Name(), "error", err)
@@ -364,7 +365,7 @@ func (m *Manager) HandOver(ctx context.Context) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, openParallel)
 	for _, s := range m.List() {
-		if s.Leadership().Role == raftnode.Follower || len(s.Members()) < 2 {
+		if s.Leadership().Role == raftnode.Follower || s.Lone() {
 			continue
 		}
 		wg.Add(1)

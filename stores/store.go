@@ -52,7 +52,10 @@ type Store struct {
 	flushDue atomic.Bool // a timed flush is to come
 	dropped  atomic.Bool // about to be closed because it was dropped; set before waits.gone is closed
 	waits    waits
-	damage   error // guarded by the manager's mu; met by the replica, which is to be closed
+
+	setAside func(reason error) // gives the damaged replica to the manager; whoever comes second waits for the first
+	aside    atomic.Bool        // about to be closed because it is damaged; set before waits.gone is closed
+	damage   error              // guarded by the manager's mu; met by the replica, which is to be closed
 
 	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
 	noHoles              atomic.Bool   // that the file system cannot take space back was told
@@ -73,6 +76,8 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 	if err := removeKeySets(dir); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", spec.Name, err)
 	}
+	var once sync.Once // many readers may meet one flaw
+	s.setAside = func(reason error) { once.Do(func() { m.damaged(s, dir, reason) }) }
 	s.subscriptions.store, s.subscriptions.pusher = s, m.cfg.Push
 	s.door = newDoor(s, func(entry []byte) (proposal, error) { return s.group.Propose(entry) })
 	s.SetLimits(spec.Limits)
@@ -84,7 +89,7 @@ func openStore(m *Manager, spec Spec, dir string) (*Store, error) {
 		Path: filepath.Join(dir, stateFile), Store: spec.ID, Incarnation: spec.Incarnation,
 		Logger: log, OnFatal: func(err error) {
 			if errors.Is(err, fsm.ErrDamaged) {
-				m.damaged(s, dir, err)
+				s.setAside(err)
 				return
 			}
 			m.cfg.OnFatal(err)
@@ -176,6 +181,9 @@ func (s *Store) WaitLeadership(ctx context.Context, ok func(raftnode.Leadership)
 // Members returns the server ids of the store's replicas.
 func (s *Store) Members() []string { return s.group.Members() }
 
+// Lone reports whether the store has no other replica.
+func (s *Store) Lone() bool { return len(s.Members()) < 2 }
+
 // Transfer hands the store's leadership to the member with the server id, or to the best follower when it is empty.
 func (s *Store) Transfer(to string) error { return s.group.Transfer(to) }
 
@@ -203,6 +211,9 @@ func isClosed(c <-chan struct{}) bool {
 func (s *Store) closed() *api.Error {
 	if s.dropped.Load() {
 		return api.ErrStoreNotFound.With("there is no store %q any more: it was dropped; create it with config.write.put.%s", s.Name(), s.Name())
+	}
+	if s.aside.Load() {
+		return api.ErrReplicaDamaged.With("this node's replica of store %s is damaged and set aside; ask again to reach another node", s.Name())
 	}
 	return s.shuttingDown()
 }
@@ -446,5 +457,23 @@ func (s *Store) apiError(err error) *api.Error {
 		return api.ErrTimeout.With("store %s did not answer in time", s.Name())
 	}
 	s.log.Error("request failed", "error", err)
+	if errors.Is(err, fsm.ErrDamaged) {
+		return s.metDamage(err)
+	}
 	return api.ErrInternal.With("store %s: %v", s.Name(), err)
+}
+
+// metDamage says what damage that a reader met means, and sets the replica aside, as applying and flushing do: it must not vote with what it has lost. It may be called by anybody who does not
+// hold the machine's file; closing happens in a goroutine of its own, and waits for readers.
+//
+// A lone replica stays, since nobody else has what can still be read in it. So does one that only panicked: if the request is what makes it panic, it does so at the node it is sent on to, and
+// would set aside one replica after the other.
+func (s *Store) metDamage(err error) *api.Error {
+	if s.Lone() {
+		return api.ErrReplicaDamaged.With("store %s has no other replica than this damaged one (%v); what can still be read is left as it is; restore a backup under another name", s.Name(), err)
+	}
+	if !errors.Is(err, fsm.ErrPanic) {
+		s.setAside(err)
+	}
+	return api.ErrReplicaDamaged.With("this node's replica of store %s is damaged (%v); ask again to reach another node", s.Name(), err)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/quorate/quorate/api"
@@ -124,16 +125,13 @@ func TestDamagedReplica(t *testing.T) {
 	}
 }
 
-// TestDamageMetWhileApplying: a replica that meets a flipped bit while it applies an entry is set aside, and stays so over a restart; its node's other
-// stores and the other replicas go on, and the append that met it is answered.
-func TestDamageMetWhileApplying(t *testing.T) {
-	c := testcluster.Start(t, 3)
-	cl := c.Client()
-	leader := c.CreateStore(cl, "orders").Leader
-	c.CreateStore(cl, "invoices")
-	nc := cl.Conn()
-	const event = `{"events":[{"id":"e1","type":"A","data":{"total":12}}]}`
-	if _, failed := request[api.AppendResponse](t, nc, "es.orders.write.append.s", event); failed != nil {
+// oneEvent is what flipABit appends.
+const oneEvent = `{"events":[{"id":"e1","type":"A","data":{"total":12}}]}`
+
+// flipABit appends an event to orders, of which it flips a bit in the state file of a node that does not lead the store. All nodes are ready when it returns: nobody has looked at the event yet.
+func flipABit(t *testing.T, c *testcluster.Cluster, nc *nats.Conn, leader string) *testcluster.Node {
+	t.Helper()
+	if _, failed := request[api.AppendResponse](t, nc, "es.orders.write.append.s", oneEvent); failed != nil {
 		t.Fatal(failed)
 	}
 	c.WaitSame("orders")
@@ -163,20 +161,38 @@ func TestDamageMetWhileApplying(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Start()
-	c.WaitReady() // nobody has looked at the event yet
+	c.WaitReady()
+	return n
+}
+
+// waitSetAside returns once the node says that its replica of orders is damaged, and nothing else is wrong there.
+func waitSetAside(t *testing.T, n *testcluster.Node, when string) {
+	t.Helper()
+	testcluster.Eventually(t, "the replica is set aside "+when, func() error {
+		h, err := n.Health()
+		if err == nil && (h.Ready || len(h.Stores) != 1 || h.Stores[0].Store != "orders" || h.Stores[0].Status != "damaged") {
+			return fmt.Errorf("%+v", h)
+		}
+		return err
+	})
+}
+
+// TestDamageMetWhileApplying: a replica that meets a flipped bit while it applies an entry is set aside, and stays so over a restart; its node's other
+// stores and the other replicas go on, and the append that met it is answered.
+func TestDamageMetWhileApplying(t *testing.T) {
+	c := testcluster.Start(t, 3)
+	cl := c.Client()
+	leader := c.CreateStore(cl, "orders").Leader
+	c.CreateStore(cl, "invoices")
+	nc := cl.Conn()
+	n := flipABit(t, c, nc, leader)
 	c.WaitSame("orders")
-	again, failed := request[api.AppendResponse](t, c.Nodes[2].Connect(), "es.orders.write.append.s", event)
+	again, failed := request[api.AppendResponse](t, c.Nodes[2].Connect(), "es.orders.write.append.s", oneEvent)
 	if failed != nil || !again.Duplicate {
 		t.Errorf("the retry: %v %+v", failed, again)
 	}
 	for _, when := range []string{"at once", "after a restart"} {
-		testcluster.Eventually(t, "the replica is set aside "+when, func() error {
-			h, err := n.Health()
-			if err == nil && (h.Ready || len(h.Stores) != 1 || h.Stores[0].Store != "orders" || h.Stores[0].Status != "damaged") {
-				return fmt.Errorf("%+v", h)
-			}
-			return err
-		})
+		waitSetAside(t, n, when)
 		if _, failed := request[api.AppendResponse](t, n.Connect(), "es.invoices.write.append.i", `{"events":[{"type":"A"}]}`); failed != nil {
 			t.Errorf("another store at the node, %s: %v", when, failed)
 		}
@@ -187,5 +203,20 @@ func TestDamageMetWhileApplying(t *testing.T) {
 			n.Kill()
 			n.Start()
 		}
+	}
+}
+
+// TestDamageMetByAReader: whoever reads an event of which a replica has a flipped bit is answered with what another node has, and the replica is set aside.
+func TestDamageMetByAReader(t *testing.T) {
+	c := testcluster.Start(t, 3)
+	cl := c.Client()
+	n := flipABit(t, c, cl.Conn(), c.CreateStore(cl, "orders").Leader)
+	nc := n.Connect() // reads of a node's clients are its own to answer
+	for _, when := range []string{"that meets it", "at a replica that is set aside"} {
+		read, failed := request[api.ReadResponse](t, nc, "es.orders.read.all", `{"consistency":"local"}`)
+		if failed != nil || len(read.Events) != 1 || string(read.Events[0].Data) != `{"total":12}` {
+			t.Errorf("a read %s: %v %+v", when, failed, read)
+		}
+		waitSetAside(t, n, "after a read "+when)
 	}
 }

@@ -14,6 +14,9 @@ import (
 // ErrDamaged means that what the disk holds is not what was written. The replica must be set aside and copied anew; it is never repaired by guessing.
 var ErrDamaged = errors.New("damaged")
 
+// ErrPanic is the ErrDamaged of a panic: bbolt's way to say that it cannot read a page, but also what a bug looks like, which a request may meet at every replica.
+var ErrPanic = fmt.Errorf("%w: panic", ErrDamaged)
+
 // A stored event:
 //
 //	CRC32C (4) over position and the rest · front · time (varint, Unix µs) · event as in command.go

@@ -155,11 +155,11 @@ func (f *FSM) viewOpen(grab func(overlaid), fn func(*view, overlaid) error) erro
 	})
 }
 
-// guard turns a panic, which is what bbolt makes of a page that it cannot read, into ErrDamaged: one store's damage must not end the node.
+// guard turns a panic, which is what bbolt makes of a page that it cannot read, into ErrPanic: one store's damage must not end the node.
 func guard(fn func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+			err = fmt.Errorf("%w: %v", ErrPanic, r)
 		}
 	}()
 	return fn()
