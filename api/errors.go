@@ -86,7 +86,7 @@ var (
 	ErrSubscriptionNotFound = def(404, 20440, "subscription_not_found", "the store has no subscription of that name; create it with es.<store>.write.subscription.create.<name>")
 	ErrSubscriptionExists   = def(409, 20441, "subscription_exists", "there is a subscription of that name with another config; choose another name, or delete it first")
 	ErrInternal             = def(500, 20500, "internal", "the node failed to carry out the request; its log says why")
-	ErrReplicaDamaged       = def(503, 20501, "replica_damaged", "this node's replica of the store is damaged or set aside; ask again to reach another node")
+	ErrReplicaDamaged       = def(503, 20501, "replica_damaged", "this node's replica of the store is damaged, set aside or cannot be opened; ask again to reach another node")
 	ErrNoLeader             = def(503, 20503, "no_leader", "no node leads the store now; nothing was written; retry shortly")
 	ErrNotLeader            = def(503, 20504, "not_leader", "this node does not lead the store; leader says who does; nothing was written")
 	ErrShuttingDown         = def(503, 20505, "shutting_down", "the node is stopping; nothing was written; retry to reach another node")

@@ -271,7 +271,7 @@ type HealthResponse struct {
 // StoreHealth names a store's problem on the answering node.
 type StoreHealth struct {
 	Store  string `json:"store"`
-	Status string `json:"status"` // no_leader, damaged, opening
+	Status string `json:"status"` // no_leader, damaged, not_open
 	Reason string `json:"reason,omitempty"`
 }
 

@@ -55,7 +55,11 @@ func (b *Bus) Health() *api.HealthResponse {
 		}
 	}
 	for _, f := range be.Stores.Failures() {
-		h.Stores = append(h.Stores, api.StoreHealth{Store: f.Spec.Name, Status: "damaged", Reason: f.Err.Error()})
+		status := "not_open" // yet: it is tried again
+		if f.Lasts() {
+			status = "damaged"
+		}
+		h.Stores = append(h.Stores, api.StoreHealth{Store: f.Spec.Name, Status: status, Reason: f.Err.Error()})
 	}
 	return h
 }

@@ -46,18 +46,15 @@ type Manager struct {
 	stop    chan struct{}  // closed by Close
 	wg      sync.WaitGroup // those who rest idle stores and tend streams
 
+	// opening is held by those who open several stores or move folders, so that none is moved while it is being opened. It is taken before mu, and by no store's goroutine.
+	opening sync.Mutex
+
 	mu      sync.Mutex // guards what follows
 	stores  map[string]*Store
 	failed  map[string]Failure
 	wanted  int           // how many data stores the last Reconcile was to have open
 	changed chan struct{} // closed and replaced when stores or failed change
 	closed  bool
-}
-
-// Failure says why a store is not open here.
-type Failure struct {
-	Spec Spec
-	Err  error
 }
 
 // openParallel bounds how many stores open at once: each replays its log and syncs.
@@ -78,10 +75,13 @@ func NewManager(cfg Config) *Manager {
 	return m
 }
 
-// Open opens one store. A store that cannot be opened stays closed and is listed by Failures; the others go on.
+// Open opens one store. A store that cannot be opened is listed by Failures; the others go on. It is tried again, unless that is of no use.
 func (m *Manager) Open(spec Spec) (*Store, error) {
 	if s, ok := m.Get(spec.Name); ok && s.spec.group() == spec.group() {
 		return s, nil
+	}
+	if f, ok := m.failure(spec); ok && f.Lasts() { // also when the damage could not be written down
+		return nil, f.Err
 	}
 	dir := m.dir(spec)
 	err := os.MkdirAll(dir, 0o750)
@@ -104,7 +104,7 @@ func (m *Manager) list(spec Spec, s *Store, err error) (*Store, error) {
 	}
 	switch {
 	case err != nil:
-		m.failed[spec.Name] = Failure{Spec: spec, Err: err}
+		m.failedLocked(spec, err)
 	case !closed:
 		delete(m.failed, spec.Name)
 		m.stores[spec.Name] = s
@@ -175,6 +175,14 @@ func (m *Manager) List() []*Store {
 	return list
 }
 
+// failure returns why the store, of the same incarnation, is not open here.
+func (m *Manager) failure(spec Spec) (f Failure, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f, ok = m.failed[spec.Name]
+	return f, ok && f.Spec.group() == spec.group()
+}
+
 // Failures returns the stores that should be open here and are not, in name order.
 func (m *Manager) Failures() []Failure {
 	m.mu.Lock()
@@ -190,6 +198,8 @@ func (m *Manager) Failures() []Failure {
 // Reconcile makes the open data stores those of want: what is missing is opened, a bounded number at once; what is no longer named, or is
 // named with another incarnation, is closed and its files are moved aside. The config store is left alone.
 func (m *Manager) Reconcile(want []Spec) {
+	m.opening.Lock()
+	defer m.opening.Unlock()
 	wanted := make(map[string]Spec, len(want))
 	for _, spec := range want {
 		wanted[spec.Name] = spec
@@ -211,11 +221,19 @@ func (m *Manager) Reconcile(want []Spec) {
 	m.mu.Lock()
 	m.wanted = len(want)
 	m.mu.Unlock()
+	m.openAll(want)
+}
+
+// openAll opens those of the stores that are not open, a bounded number at once.
+func (m *Manager) openAll(specs []Spec) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, openParallel)
-	for _, spec := range want {
+	for _, spec := range specs {
 		if s, ok := m.Get(spec.Name); ok && s.spec.group() == spec.group() {
 			continue
+		}
+		if isClosed(m.stop) { // nobody wants them any more
+			break
 		}
 		wg.Add(1)
 		slots <- struct{}{}
@@ -298,6 +316,8 @@ func (m *Manager) forget(f Failure) {
 // SetAsideUnknown moves every folder that belongs to none of the specs out of stores/, and makes the log forget those groups. It may be called
 // only with specs that are as new as the config store's leader, while no store is being opened: what they miss is taken out of the node.
 func (m *Manager) SetAsideUnknown(known []Spec) error {
+	m.opening.Lock()
+	defer m.opening.Unlock()
 	keep := map[string]bool{}
 	for _, spec := range known {
 		keep[spec.group().String()] = true

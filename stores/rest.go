@@ -19,7 +19,7 @@ type idleness struct {
 	sweeps int // since the uses changed
 }
 
-// restIdle closes the files of idle stores until stop is closed.
+// restIdle closes the files of idle stores until stop is closed, and tries to open those that could not be opened.
 func (m *Manager) restIdle(stop <-chan struct{}) {
 	tick := time.NewTicker(restSweep)
 	defer tick.Stop()
@@ -28,6 +28,7 @@ func (m *Manager) restIdle(stop <-chan struct{}) {
 		select {
 		case <-tick.C:
 			idle = m.sweep(idle)
+			m.reopen()
 		case <-stop:
 			return
 		}

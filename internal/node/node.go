@@ -335,7 +335,7 @@ func (n *Node) Ready() (bool, string) {
 		return false, "the config store has no leader: too few members are up"
 	}
 	if failures := n.stores.Failures(); len(failures) > 0 {
-		return false, fmt.Sprintf("%d replicas are set aside, the first is %s: %v", len(failures), failures[0].Spec.Name, failures[0].Err)
+		return false, fmt.Sprintf("%d replicas are not open, the first is %s: %v", len(failures), failures[0].Spec.Name, failures[0].Err)
 	}
 	return true, ""
 }
