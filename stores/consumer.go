@@ -18,10 +18,12 @@ type dispatcher struct {
 	store  *Store
 	pusher Pusher         // nil: nothing is pushed
 	wg     sync.WaitGroup // the consumers' goroutines
+	waits  func()         // tests: called when a consumer is about to wait for the change of one before it
 	looked func()         // tests: called when a consumer has looked for its subscription
 
-	mu        sync.Mutex // guards what follows
-	term      uint64     // in which this replica serves; 0: it does not
+	mu        sync.Mutex                 // guards what follows
+	underway  map[string]<-chan struct{} // by name: closed when the change that a consumer has given to the store is answered; see propose
+	term      uint64                     // in which this replica serves; 0: it does not
 	ctx       context.Context
 	cancel    context.CancelFunc
 	consumers map[string]*consumer
@@ -201,6 +203,10 @@ func (c *consumer) gone() *api.Error {
 
 func (c *consumer) run() {
 	s := c.in.store
+	if !c.awaitChange() {
+		c.refuse(c.messages(), c.gone())
+		return
+	}
 	first := c.messages() // what comes from here on may be about a subscription that is created after we looked
 	sub, err := c.look()
 	if c.in.looked != nil {
@@ -265,6 +271,26 @@ func (c *consumer) run() {
 			c.end(false)
 			return
 		}
+	}
+}
+
+// awaitChange waits for what comes of the change that a consumer of the name before this one has given to the store, whose delivery is over. What it says would be in none of the two memories, and
+// when it is committed after we look, what it acknowledges would be delivered again. It reports false when the term is over before that.
+func (c *consumer) awaitChange() bool {
+	c.in.mu.Lock()
+	answered := c.in.underway[c.name]
+	c.in.mu.Unlock()
+	if answered == nil {
+		return true
+	}
+	if c.in.waits != nil {
+		c.in.waits()
+	}
+	select {
+	case <-answered:
+		return true
+	case <-c.ctx.Done():
+		return false
 	}
 }
 
@@ -381,11 +407,17 @@ func (c *consumer) confirm() *api.Error {
 	return nil
 }
 
-// propose writes the change. It goes on when it is committed.
+// propose writes the change. It goes on when it is committed. Of a name no other change is under way: a consumer has one at a time, and waits for that of the one before it.
 func (c *consumer) propose(d *delivery, p *fsm.SubscriptionProgress) {
 	s, change := c.in.store, d.underway
+	answered := make(chan struct{})
+	if !c.in.proposes(c, answered) { // another consumer may have looked already, and knows nothing of the change
+		change.answer(0, c.gone())
+		return
+	}
 	p.Time = s.now().UnixMicro()
 	s.door.enter(&pending{body: fsm.ChangeBody(p), answer: func(value any) any { return value }, done: func(value any, err *api.Error) {
+		c.in.answered(c.name, answered)
 		over := func() { // the delivery is, and has left those who wait for the change to us
 			cursor, _ := value.(uint64)
 			change.answer(cursor, err)
@@ -408,6 +440,28 @@ func (c *consumer) propose(d *delivery, p *fsm.SubscriptionProgress) {
 			over()
 		}
 	}})
+}
+
+// proposes notes that the consumer gives a change to the store, and refuses when its term is over. The channel is closed when the change is answered.
+func (x *dispatcher) proposes(c *consumer, answered <-chan struct{}) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.consumers[c.name] != c {
+		return false
+	}
+	if x.underway == nil {
+		x.underway = make(map[string]<-chan struct{})
+	}
+	x.underway[c.name] = answered
+	return true
+}
+
+// answered ends what proposes has noted.
+func (x *dispatcher) answered(name string, answered chan<- struct{}) {
+	x.mu.Lock()
+	delete(x.underway, name)
+	x.mu.Unlock()
+	close(answered)
 }
 
 // last implements source.
