@@ -14,6 +14,8 @@ type Failure struct {
 	Spec Spec
 	Err  error
 
+	closed <-chan struct{} // closed when the replica is; nil: it never was open
+
 	again time.Time     // when it is opened again, unless the failure lasts
 	wait  time.Duration // after the last try
 }

@@ -2,8 +2,10 @@ package stores
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,5 +75,58 @@ func TestADamagedReplicaIsNotTriedAgain(t *testing.T) {
 	m.Reconcile([]Spec{first.spec, spec})
 	if f, ok := m.failure(spec); !ok || !f.Lasts() || !errors.Is(f.Err, fsm.ErrDamaged) {
 		t.Errorf("it is open, or tried again: %v", f.Err)
+	}
+}
+
+// A dropped store whose replica was set aside, or never opened, leaves neither a folder nor its group in the log.
+func TestADroppedStoreThatIsNotOpenIsForgotten(t *testing.T) {
+	forgotten := make(chan struct{})
+	m, first := openLone(t, Config{OnClosing: func(s *Store, _ bool) {
+		if s.spec.ID == 2 { // it takes long to be closed
+			select {
+			case <-forgotten:
+				t.Error("the store is forgotten while its replica is still being closed")
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}})
+	for id, fail := range map[uint64]func(Spec){
+		2: func(spec Spec) {
+			s, err := m.Open(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.setAside(fsm.ErrDamaged)
+		},
+		3: func(spec Spec) { // an earlier run of the node opened it
+			s, err := m.Open(spec)
+			if err == nil {
+				err = errors.Join(m.closeStore(s), os.WriteFile(filepath.Join(m.dir(spec), damagedFile), nil, 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Reconcile([]Spec{first.spec, spec})
+		},
+	} {
+		spec := other(first, id)
+		fail(spec)
+		if _, ok := m.failure(spec); !ok {
+			t.Fatal("it is open")
+		}
+		m.Reconcile([]Spec{first.spec})
+		if id == 2 {
+			close(forgotten)
+		}
+		if f := m.Failures(); len(f) > 0 {
+			t.Errorf("failures: %v", f)
+		}
+		if _, err := os.Stat(m.dir(spec)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the folder is still there: %v", err)
+		}
+		groups, err := m.cfg.Node.LoggedGroups()
+		if err != nil || slices.Contains(groups, spec.group()) {
+			t.Errorf("the log still has the group: %v, %v", groups, err)
+		}
 	}
 }

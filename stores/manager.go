@@ -44,7 +44,7 @@ type Manager struct {
 	flushes flushes
 	shared  *fsm.Shared
 	stop    chan struct{}  // closed by Close
-	wg      sync.WaitGroup // those who rest idle stores and tend streams
+	wg      sync.WaitGroup // those who rest idle stores and tend streams, and close damaged replicas
 
 	// opening is held by those who open several stores or move folders, so that none is moved while it is being opened. It is taken before mu, and by no store's goroutine.
 	opening sync.Mutex
@@ -280,36 +280,43 @@ func (m *Manager) Remove(s *Store) error {
 // on. It is called by those whom closing waits for, so that happens in another goroutine.
 func (m *Manager) damaged(s *Store, dir string, reason error) {
 	s.aside.Store(true)
+	closed := make(chan struct{})
 	m.cfg.Logger.Error("a replica is damaged and set aside", "store", s.Name(), "error", reason)
 	if err := os.WriteFile(filepath.Join(dir, damagedFile), []byte(reason.Error()), 0o640); err != nil {
 		m.cfg.Logger.Error("the damage is not written down", "store", s.Name(), "error", err)
 	}
 	m.mu.Lock()
 	s.damage = reason
-	current := m.stores[s.Name()] == s // else Open has yet to list it, or it is closed
-	if current {
-		delete(m.stores, s.Name())
-		m.failed[s.Name()] = Failure{Spec: s.spec, Err: reason}
-		m.announceLocked()
+	defer m.mu.Unlock()
+	if m.stores[s.Name()] != s || m.closed { // Open has yet to list it, it is closed, or Close is about to close it
+		return
 	}
-	m.mu.Unlock()
-	if current {
-		go func() { // ends when the replica is closed
-			m.closing(s, false)
-			if err := s.close(); err != nil {
-				m.cfg.Logger.Error("close a damaged replica", "store", s.Name(), "error", err)
-			}
-		}()
-	}
+	delete(m.stores, s.Name())
+	m.failed[s.Name()] = Failure{Spec: s.spec, Err: reason, closed: closed}
+	m.announceLocked()
+	m.wg.Go(func() { // ends when the replica is closed
+		defer close(closed)
+		m.closing(s, false)
+		if err := s.close(); err != nil {
+			m.cfg.Logger.Error("close a damaged replica", "store", s.Name(), "error", err)
+		}
+	})
 }
 
+// forget is Remove of a store that is not open: it was set aside, or could not be opened.
 func (m *Manager) forget(f Failure) {
 	m.mu.Lock()
 	delete(m.failed, f.Spec.Name)
 	m.announceLocked()
 	m.mu.Unlock()
+	if f.closed != nil {
+		<-f.closed
+	}
 	if err := m.setAside(f.Spec.group().String()); err != nil {
 		m.cfg.Logger.Error("files of a dropped store stay where they are", "store", f.Spec.Name, "error", err)
+	}
+	if err := m.cfg.Node.RemoveLog(f.Spec.group()); err != nil {
+		m.cfg.Logger.Error("the log of a dropped store stays", "store", f.Spec.Name, "error", err)
 	}
 }
 
