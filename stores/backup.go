@@ -25,7 +25,7 @@ const backupPage = 768 << 10
 
 // BackupEvents returns a page of events as a backup holds them.
 func (s *Store) BackupEvents(ctx context.Context, r api.BackupRequest) (*api.BackupResponse, *api.Error) {
-	if err := s.catchUp(ctx, r.ReadOptions); err != nil {
+	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
 	upTo := r.UpTo

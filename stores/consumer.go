@@ -99,7 +99,7 @@ func (x *dispatcher) restored() {
 // startPush begins with the subscriptions that nobody has to ask for events.
 func (x *dispatcher) startPush() {
 	list, _, err := x.store.machine.Subscriptions()
-	if err != nil {
+	if err != nil && !errors.Is(err, api.ErrRestoring) { // they begin when it is whole
 		x.store.log.Error("subscriptions that push do not begin", "error", err)
 	}
 	for i := range list {
@@ -296,9 +296,6 @@ func (c *consumer) awaitChange() bool {
 
 // look returns the subscription; nil: there is none.
 func (c *consumer) look() (*fsm.Subscription, error) {
-	if restoring := c.in.store.refuseRestoring(); restoring != nil { // what is there is a part, and may make no sense
-		return nil, restoring
-	}
 	sub, _, err := c.in.store.machine.Subscription(c.name)
 	return sub, err
 }

@@ -14,14 +14,6 @@ const defaultLimit = 100
 
 // Catchup makes this replica fit to be read as o asks: linearizable reads go through the read index, min_position waits until it is applied.
 func (s *Store) Catchup(ctx context.Context, o api.ReadOptions) *api.Error {
-	if err := s.catchUp(ctx, o); err != nil {
-		return err
-	}
-	return s.refuseRestoring()
-}
-
-// catchUp is Catchup also while a backup is being restored.
-func (s *Store) catchUp(ctx context.Context, o api.ReadOptions) *api.Error {
 	switch o.Consistency {
 	case "", api.Linearizable:
 		if err := s.group.LinearizableRead(ctx); errors.Is(err, raftnode.ErrClosed) {
@@ -141,14 +133,8 @@ func (s *Store) poll(ctx context.Context, waitMS int, read func() (found bool, e
 			return s.closed()
 		case s.looking <- struct{}{}:
 			changed = s.machine.Changed()
-			refused := s.refuseRestoring() // a restore may have begun in an empty store that is waited for
-			if refused == nil {
-				found, err = read()
-			}
+			found, err = read()
 			<-s.looking
-			if refused != nil {
-				return refused
-			}
 		}
 		if wait.Err() != nil {
 			break
@@ -209,7 +195,7 @@ func (s *Store) Streams(ctx context.Context, r api.StreamsRequest) (*api.Streams
 
 // Info describes the store as this replica sees it. Node is left for the caller to fill. A store that rests goes on to rest, and with api.Local one that is not used otherwise comes to rest.
 func (s *Store) Info(ctx context.Context, r api.InfoRequest) (*api.StoreInfoResponse, *api.Error) {
-	if err := s.catchUp(ctx, r.ReadOptions); err != nil {
+	if err := s.Catchup(ctx, r.ReadOptions); err != nil {
 		return nil, err
 	}
 	info, err := s.machine.Info()

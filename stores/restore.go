@@ -36,15 +36,3 @@ func (s *Store) Restore(r api.RestoreRequest, done Done) *api.Error {
 		return &api.RestoreResponse{Reply: api.Reply{Type: api.TypeRestore}, Store: s.Name(), Position: v.Position, Keys: v.Keys, Done: v.Done}
 	}, done)
 }
-
-// refuseRestoring refuses reads while a restore is under way: what they would find is a part.
-func (s *Store) refuseRestoring() *api.Error {
-	p, err := s.machine.Restoring()
-	switch {
-	case err != nil:
-		return s.apiError(err)
-	case p != nil:
-		return api.ErrRestoring.With("a backup is being restored into store %s, at position %d; ask read.info how far it is, or delete the store if it was given up", s.Name(), p.Position)
-	}
-	return nil
-}

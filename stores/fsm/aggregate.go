@@ -181,6 +181,9 @@ func (a *applier) dropKeys(prefix, from string, keep int) (dropped int, err erro
 // AggregateSnapshot returns the newest snapshot of the stream that is not above the version; nil: there is none. applied is the entry the state is at.
 func (f *FSM) AggregateSnapshot(stream string, version uint64) (s *api.Snapshot, applied uint64, err error) {
 	err = f.view(func(v *view) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		applied = v.st.applied
 		s, err = v.snapshot(stream, version)
 		return err
@@ -221,6 +224,9 @@ func decodeSnapshot(key string, sealed []byte) (*api.Snapshot, error) {
 // AggregateSnapshots lists the stream's snapshots, newest first.
 func (f *FSM) AggregateSnapshots(stream string) (list []api.SnapshotInfo, applied uint64, err error) {
 	err = f.view(func(v *view) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		applied = v.st.applied
 		return v.scan(snapshotPrefix(stream), "", func(key string, sealed []byte) (bool, error) {
 			s, err := decodeSnapshot(key, sealed)

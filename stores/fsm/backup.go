@@ -66,6 +66,9 @@ func backupEvent(position uint64, value []byte) (e api.BackupEvent, stream uint6
 // the same state.
 func (f *FSM) BackupKeys(fn func(key, value []byte) error) (position, applied uint64, err error) {
 	err = f.view(func(v *view) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		position, applied = v.st.position, v.st.applied
 		return v.scan("", "", func(key string, sealed []byte) (bool, error) {
 			if key[0] == keyRestore {

@@ -57,6 +57,9 @@ type AllPage struct {
 // ReadStream reads a page of the stream. A stream that does not exist is api.ErrStreamNotFound.
 func (f *FSM) ReadStream(stream string, q StreamQuery) (page StreamPage, err error) {
 	err = f.viewStream(stream, func(v *view, h head) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		s, err := v.streamState(stream)
 		if err != nil {
 			return err
@@ -194,6 +197,9 @@ func (v *view) addVersion(h *head, stream string, version, position uint64, see 
 // ReadAll reads a page of the store in position order.
 func (f *FSM) ReadAll(q AllQuery) (page AllPage, err error) {
 	err = f.view(func(v *view) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		if q.Query != nil {
 			page, err = v.query(&q)
 			return err

@@ -163,22 +163,15 @@ func (a *applier) refuseRestoring() (*api.Error, error) {
 	return nil, nil
 }
 
-// Restoring reports how far a restore is that is under way; nil: there is none.
-func (f *FSM) Restoring() (progress *RestoreResult, err error) {
-	f.mu.RLock()
-	never := f.state.kinds < kindRestore
-	f.mu.RUnlock()
-	if never || f.restoring.Load() == restoringNo {
-		return nil, nil
+// whole refuses to read a state that is a part of a backup which is being restored. It is asked in the view that is read: a restore may begin at any time in a store that is empty.
+func (v *view) whole() error {
+	if v.st.kinds < kindRestore {
+		return nil
 	}
-	err = f.view(func(v *view) error {
-		p, err := v.restore()
-		if p != nil && !p.done {
-			progress = &RestoreResult{Position: v.st.position, Keys: p.keys}
-		}
+	if p, err := v.restore(); p == nil || p.done || err != nil {
 		return err
-	})
-	return progress, err
+	}
+	return api.ErrRestoring.With("a backup is being restored into the store, at position %d; ask read.info how far it is, or delete the store if it was given up", v.st.position)
 }
 
 func (c *RestoreChange) apply(a *applier) (any, *api.Error, error) {

@@ -116,6 +116,44 @@ func filled(t *testing.T) *FSM {
 	return f
 }
 
+// Nobody reads a part of a backup, however late the restore began: whether one is under way is asked in the state that is read.
+func TestNobodyReadsAPart(t *testing.T) {
+	f := openNew(t)
+	b := backUp(t, filled(t), "r1", 500)
+	reads := map[string]func() error{
+		"stream":        func() error { _, err := f.ReadStream("s1", StreamQuery{Limit: 1, MaxBytes: noLimit}); return err },
+		"all":           func() error { _, err := f.ReadAll(AllQuery{Limit: 1, MaxBytes: noLimit}); return err },
+		"streams":       func() error { _, _, _, err := f.Streams("", "", 1); return err },
+		"metadata":      func() error { _, _, _, err := f.StreamState("s1"); return err },
+		"snapshot":      func() error { _, _, err := f.AggregateSnapshot("s1", 100); return err },
+		"snapshots":     func() error { _, _, err := f.AggregateSnapshots("s1"); return err },
+		"subscription":  func() error { _, _, err := f.Subscription("x"); return err },
+		"subscriptions": func() error { _, _, err := f.Subscriptions(); return err },
+		"parked":        func() error { _, _, _, err := f.Parked("x", 0, 1); return err },
+		"backup_keys":   func() error { _, _, err := f.BackupKeys(func(_, _ []byte) error { return nil }); return err },
+		"query": func() error {
+			_, err := f.ReadAll(AllQuery{Limit: 1, MaxBytes: noLimit, Query: &api.Query{Items: []api.QueryItem{{Types: []string{"B"}}}}})
+			return err
+		},
+	}
+	step := func(c *RestoreChange, part bool) {
+		t.Helper()
+		if _, err := take(t, f, c); err != nil {
+			t.Fatal(err)
+		}
+		for what, read := range reads {
+			if err := read(); errors.Is(err, api.ErrRestoring) != part {
+				t.Errorf("%s, of a store that is a part: %v; answered %v", what, part, err)
+			}
+		}
+	}
+	step(&RestoreChange{Op: RestoreBegin, Restore: "r1"}, true)
+	for _, c := range append(b.events, b.keys...) {
+		step(c, true)
+	}
+	step(&b.end, false)
+}
+
 // TestRestoredBackup: a store that was restored from a backup, whatever the pages, is the one that was backed up: events, streams, keys, and what is looked up by id, type and tag. Steps
 // that are sent twice or too early change nothing, nothing else is taken meanwhile, and all replicas are the same.
 func TestRestoredBackup(t *testing.T) {
@@ -152,8 +190,8 @@ func TestRestoredBackup(t *testing.T) {
 			t.Errorf("an append is answered %+v", res[0])
 		}
 		apply(t, replica, cmd("s", api.ExpectAny, "x"))
-		if p, err := to.Restoring(); err != nil || p == nil || p.Position != 0 {
-			t.Errorf("restoring: %+v, %v", p, err)
+		if i, err := to.Info(); err != nil || !i.Restoring || i.LastPosition != 0 {
+			t.Errorf("restoring: %+v, %v", i, err)
 		}
 		if r, err := both(b.keys[len(b.keys)-1]); len(b.keys) > 1 && (err != nil || r.Keys != 0) {
 			t.Errorf("keys too early: %+v, %v", r, err)
@@ -202,8 +240,8 @@ func TestRestoredBackup(t *testing.T) {
 				t.Fatalf("the end: %+v, %v", r, err)
 			}
 		}
-		if p, err := to.Restoring(); err != nil || p != nil {
-			t.Errorf("still restoring: %+v, %v", p, err)
+		if i, err := to.Info(); err != nil || i.Restoring {
+			t.Errorf("still restoring: %+v, %v", i, err)
 		}
 		refused("a new restore", &RestoreChange{Op: RestoreBegin, Restore: "r2"}, api.ErrStoreNotEmpty)
 		if bucketDump(t, to) != bucketDump(t, from) {

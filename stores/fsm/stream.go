@@ -393,6 +393,9 @@ func misled(h *head, version, position, stream, found uint64) error {
 // StreamState returns what there is of a stream beside its events, and the entry the state is at. A stream that was never written is there when it has metadata.
 func (f *FSM) StreamState(stream string) (state api.StreamState, exists bool, applied uint64, err error) {
 	err = f.viewStream(stream, func(v *view, h head) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		s, err := v.streamState(stream)
 		if err != nil {
 			return err

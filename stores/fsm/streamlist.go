@@ -34,6 +34,9 @@ const passStreams = 5000
 // A page may end early, also without streams, when it passed over many that are deleted.
 func (f *FSM) Streams(prefix, after string, limit int) (page []api.StreamInfo, next string, end bool, err error) {
 	err = f.viewStreams(prefix, after, func(v *view, o overlaid) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		fresh := slices.Sorted(maps.Keys(o)) // streams that the overlays know; the list on disk has some of them too
 		old, err := v.disk.list(max(prefix, after))
 		if err != nil {

@@ -46,6 +46,9 @@ func (f *FSM) MayHaveSubscriptions() bool { return f.Kinds() >= kindSubscription
 // Subscription returns the subscription; nil: there is none of the name. applied is the entry the state is at.
 func (f *FSM) Subscription(name string) (s *Subscription, applied uint64, err error) {
 	err = f.view(func(v *view) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		applied = v.st.applied
 		found, err := v.subscription(name)
 		if found != nil {
@@ -59,6 +62,9 @@ func (f *FSM) Subscription(name string) (s *Subscription, applied uint64, err er
 // Subscriptions lists the subscriptions in name order.
 func (f *FSM) Subscriptions() (list []Subscription, applied uint64, err error) {
 	err = f.view(func(v *view) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		applied = v.st.applied
 		return v.scan(subscriptionKey(""), "", func(key string, _ []byte) (bool, error) {
 			found, err := v.subscription(key[1:])
@@ -81,6 +87,9 @@ type ParkedEvent struct {
 func (f *FSM) Parked(name string, after uint64, limit int) (list []ParkedEvent, end bool, applied uint64, err error) {
 	end = true
 	err = f.view(func(v *view) error {
+		if err := v.whole(); err != nil {
+			return err
+		}
 		applied = v.st.applied
 		if found, err := v.subscription(name); found == nil || err != nil {
 			if err == nil {
