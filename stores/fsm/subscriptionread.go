@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -97,11 +98,10 @@ func (f *FSM) Parked(name string, after uint64, limit int) (list []ParkedEvent, 
 			}
 			return err
 		}
-		from := ""
-		if after+1 != 0 {
-			from = parkedKey(name, after+1)
+		if after == math.MaxUint64 { // the last position there can be
+			return nil
 		}
-		return v.scan(parkedPrefix(name), from, func(key string, sealed []byte) (bool, error) {
+		return v.scan(parkedPrefix(name), parkedKey(name, after+1), func(key string, sealed []byte) (bool, error) {
 			if len(list) == limit {
 				end = false
 				return false, nil
