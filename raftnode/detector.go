@@ -18,15 +18,16 @@ import (
 // It sends a probe to every peer each Timing.Probe, and when a connection breaks, and counts a peer as gone after Timing.Silence without an answer, or sooner when its process refuses
 // connections. Probes carry what their sender thinks of the others: one node's silence may be that node's own trouble, so a leader is
 // replaced only when a majority of its group's members agrees that it is gone (see agreed). Only answers to our own probes count as signs of life, so a peer that
-// can send and not receive is gone too.
+// can send and not receive is gone too. And a node whose disk hangs, which neither writes nor fails, says that it is gone itself.
 type detector struct {
 	node    *Node
 	process uint64 // of this process: a peer that restarts leads nothing any more, however fast it was
 	changed func() // called after every change of a peer's state; must not block
 	poke    chan struct{}
 
-	mu    sync.Mutex // guards peers and what they point to
+	mu    sync.Mutex // guards what follows, and what peers point to
 	peers map[string]*peerState
+	hangs bool // this node's own disk takes a write for longer than Timing.Hang
 }
 
 type peerState struct {
@@ -114,7 +115,7 @@ func (d *detector) unwatch(members []string) {
 func (d *detector) round(ctx context.Context) (wait time.Duration) {
 	d.mu.Lock()
 	t := d.node.cfg.Timing
-	now, changed := time.Now(), false
+	now, changed := time.Now(), d.lookAtDiskLocked()
 	wait = t.Probe
 	for id, p := range d.peers {
 		silent := !p.asked.IsZero() && now.Sub(p.asked) > t.Silence
@@ -143,6 +144,26 @@ func (d *detector) round(ctx context.Context) (wait time.Duration) {
 		d.changed()
 	}
 	return wait
+}
+
+func (d *detector) lookAtDiskLocked() (changed bool) {
+	took := d.node.log.Writing()
+	if hangs := took > d.node.cfg.Timing.Hang; hangs != d.hangs {
+		d.hangs, changed = hangs, true
+		if hangs {
+			d.node.cfg.Logger.Error("the disk of the raft log hangs: a write has not ended; others lead what this node led, where they are a majority", "after", took)
+		} else {
+			d.node.cfg.Logger.Warn("the disk of the raft log goes on")
+		}
+	}
+	return changed
+}
+
+// hung reports whether this node's disk hangs.
+func (d *detector) hung() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.hangs
 }
 
 func (d *detector) probeLocked(ctx context.Context, id string, p *peerState) {
@@ -181,8 +202,8 @@ func (d *detector) probed(id string, p *peerState, sent time.Time, raw []byte, e
 	case err == nil:
 		p.answeredLocked(sent)
 		healed, p.troubled = p.troubled, false
-		if p.gone {
-			p.gone, changed = false, true
+		if hangs := slices.Contains(view, id); p.gone != hangs {
+			p.gone, changed = hangs, true
 		}
 		if p.process != process {
 			p.process, changed = process, true
@@ -248,7 +269,7 @@ func (d *detector) viewedLocked(p *peerState, view []string) (changed bool) {
 
 // A probe and its answer:
 //
-//	process (number) · number of nodes that are gone · each one's server id (text), in order
+//	process (number) · number of nodes that are gone, the sender itself if its disk hangs · each one's server id (text), in order
 func (d *detector) encodeLocked() []byte {
 	b := binary.AppendUvarint(nil, d.process)
 	var gone []string
@@ -256,6 +277,9 @@ func (d *detector) encodeLocked() []byte {
 		if d.missedLocked(p) {
 			gone = append(gone, id)
 		}
+	}
+	if d.hangs {
+		gone = append(gone, d.node.ServerID())
 	}
 	slices.Sort(gone)
 	b = binary.AppendUvarint(b, uint64(len(gone)))
@@ -294,7 +318,7 @@ func (d *detector) calm() bool {
 			return false
 		}
 	}
-	return true
+	return !d.hangs
 }
 
 // quiet reports that nobody is gone, neither for this node nor, by what they said last, for others: until changed is called, nothing is different from what it was then.
@@ -306,7 +330,7 @@ func (d *detector) quiet() bool {
 			return false
 		}
 	}
-	return true
+	return !d.hangs
 }
 
 // agreed reports whether a majority of the members thinks that the node is gone.
@@ -339,6 +363,19 @@ func (d *detector) isolated(members []string) bool {
 		}
 	}
 	return len(members)-missed < majority(len(members))
+}
+
+// replaceable reports whether this node reaches so many of the members that they are a majority without it.
+func (d *detector) replaceable(members []string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	reached := 0
+	for _, id := range members {
+		if p := d.peers[id]; p != nil && !p.gone {
+			reached++
+		}
+	}
+	return reached >= majority(len(members))
 }
 
 // missedLocked reports whether the peer should answer and does not. One that this node has not heard yet is not missed before it had the time to answer.

@@ -184,14 +184,25 @@ func (g *Group) aside(ask func()) {
 func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 	d := e.node.detector
 	e.behind = false
+	hung := d.hung()
 	calm := d.calm() // spares a thousand groups the two questions
 	for _, g := range e.node.openGroups() {
 		members := g.Members()
 		isolated := !calm && d.isolated(members)
 		if view := g.Leadership(); view.Role != Follower {
 			e.found(g)
-			if isolated {
+			switch {
+			case isolated:
 				g.aside(func() { g.stepDown("isolated") })
+			case hung && d.replaceable(members):
+				g.leadership.giveUp() // raft may wait for the disk, and hear nothing
+			}
+			continue
+		}
+		if g.leadership.gaveUp.Load() && g.raft.State() == raft.Leader {
+			e.behind = true // looked at again soon
+			if !hung {
+				g.aside(func() { g.stepDown(diskHangs) }) // nobody else leads yet, or raft has not heard of it
 			}
 			continue
 		}
@@ -206,6 +217,9 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 			if ask {
 				asking = append(asking, g)
 			}
+			continue
+		}
+		if hung { // it could not write that it stands
 			continue
 		}
 		if e.orphans[g] == nil {

@@ -42,6 +42,7 @@ type leadership struct {
 	group  *Group
 	notify chan bool             // raft blocks on it: every gain and loss of leadership, in order
 	poke   chan raft.Observation // the leader this replica follows may have changed; the value doesn't matter
+	gaveUp atomic.Bool           // this replica does not lead for its owner, whatever raft says, until raft loses leadership or gains it anew
 	unled  atomic.Bool           // the leader that raft knows cannot be reached, or leads no longer
 	ready  chan served           // a term whose own entry has been applied here
 
@@ -99,6 +100,7 @@ func (l *leadership) run() {
 func (l *leadership) elected() {
 	g := l.group
 	term := g.raft.CurrentTerm()
+	l.gaveUp.Store(false)
 	l.update(func(v *Leadership) {
 		v.Role, v.Term, v.Reason = Elected, term, "election"
 		l.lead(v, g.node.ServerID())
@@ -152,6 +154,7 @@ func (l *leadership) serve(s served) {
 }
 
 func (l *leadership) lost() {
+	l.gaveUp.Store(false)
 	l.update(func(v *Leadership) {
 		if v.Role == Follower {
 			return
@@ -170,6 +173,11 @@ func (l *leadership) lost() {
 // follow reads who raft thinks leads. While this replica leads, notify tells instead: in order, and without misses.
 func (l *leadership) follow() {
 	l.update(func(v *Leadership) {
+		if v.Role != Follower && l.gaveUp.Load() {
+			v.Role, v.Reason = Follower, diskHangs
+			l.lead(v, "")
+			return
+		}
 		if v.Role != Follower {
 			return
 		}
@@ -186,6 +194,21 @@ func (l *leadership) follow() {
 			l.lead(v, leader)
 		}
 	})
+}
+
+// diskHangs is the reason of who gives up.
+const diskHangs = "disk_hangs"
+
+// giveUp makes this replica, which leads, a follower for its owner at once. raft's main loop may wait for a disk that neither writes nor fails; what is under way is answered when it does. Once the disk goes on
+// raft loses its leadership too: others have been elected, or it is told to step down.
+func (l *leadership) giveUp() {
+	if l.gaveUp.CompareAndSwap(false, true) {
+		l.group.log.Warn("this node gives up leading", "reason", diskHangs)
+		select {
+		case l.poke <- raft.Observation{}:
+		default: // there is one on its way
+		}
+	}
 }
 
 // loseLeader says whether the leader that raft knows is lost. raft itself believes in it for Timing.Heartbeat.

@@ -41,6 +41,7 @@ type Timing struct {
 	Lease     time.Duration // a leader that has not heard from a majority of the group for so long steps down; at most Heartbeat, and more than two of its tenths
 	Commit    time.Duration // longest time until raft itself tells followers of a commit, or sends again what was lost; notices do the one within milliseconds, resends the other within a second
 	Roll      time.Duration // between two messages to a peer about all groups that this node leads, up to twice; 0: DefaultTiming's. It does for followers what Heartbeat and Commit do
+	Hang      time.Duration // when a write to the log takes longer, the node's disk hangs, and others lead what it leads, if they can; 0: DefaultTiming's
 }
 
 // DefaultTiming replaces a leader that was killed in less than half a second and one that hangs in less than two, and survives most of a second of stall.
@@ -52,6 +53,7 @@ var DefaultTiming = Timing{
 	Lease:     6 * time.Minute,
 	Commit:    15 * time.Minute,
 	Roll:      2 * time.Minute,
+	Hang:      10 * time.Second, // far above the seconds that busy disks, snapshots of volumes and a controller's resets take, after which a leader had better go on; below the 30 s after which kernels give up
 }
 
 // Node owns what the groups of this machine share.
@@ -84,6 +86,9 @@ func Open(cfg Config) (*Node, error) {
 	}
 	if cfg.Timing.Roll == 0 {
 		cfg.Timing.Roll = DefaultTiming.Roll
+	}
+	if cfg.Timing.Hang == 0 {
+		cfg.Timing.Hang = DefaultTiming.Hang
 	}
 	if cfg.OnFatal == nil {
 		cfg.OnFatal = func(err error) { panic(err) }

@@ -337,6 +337,9 @@ func (l *BoltLog) view(f func(*bolt.Tx) error) error {
 // Stats implements [Log].
 func (l *BoltLog) Stats() Stats { return l.w.snapshot() }
 
+// Writing implements [Log]: a BoltLog does not know, and is no node's log but behind a [SegmentLog].
+func (l *BoltLog) Writing() time.Duration { return 0 }
+
 // Close implements [Log].
 func (l *BoltLog) Close() error {
 	l.w.close()

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -51,6 +52,10 @@ type Log interface {
 
 	// Stats returns counters since the log was opened.
 	Stats() Stats
+
+	// Writing returns for how long the write that is under way has been; 0: none
+	// is. It does not wait for that write.
+	Writing() time.Duration
 
 	// Close finishes the writes already accepted, closes every store and ends
 	// the writer. Calls after it fail with [ErrClosed]; a second Close does

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -54,6 +55,8 @@ type SegmentLog struct {
 	failed  error // set once: why nothing is acknowledged any more
 	stats   Stats
 	ended   chan struct{} // closed when the writer has returned
+
+	began atomic.Int64 // when the write under way began, in Unix nanoseconds; 0: there is none
 
 	// The writer's own, after open: whoever has set writing.
 	current  *segment
@@ -394,6 +397,15 @@ func (l *SegmentLog) Stats() Stats {
 	l.queueMu.Lock()
 	defer l.queueMu.Unlock()
 	return l.stats
+}
+
+// Writing implements [Log].
+func (l *SegmentLog) Writing() time.Duration {
+	began := l.began.Load()
+	if began == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, began))
 }
 
 // Close implements [Log].

@@ -106,7 +106,9 @@ func (l *SegmentLog) serve() {
 		runtime.Gosched()
 	}
 	reqs := l.take()
+	l.began.Store(time.Now().UnixNano())
 	err := l.writeBatch(reqs)
+	l.began.Store(0)
 	if err != nil {
 		l.fail(err)
 	}
