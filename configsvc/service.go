@@ -199,7 +199,12 @@ func (s *Service) Catchup(ctx context.Context, o api.ReadOptions) *api.Error {
 	if err != nil {
 		return err
 	}
-	return s.waitFor(ctx, func() bool { return s.opened >= info.LastPosition })
+	return s.Settled(ctx, info.LastPosition)
+}
+
+// Settled returns once this node has opened and closed its stores as the configuration says at the position, or later; or ctx's error.
+func (s *Service) Settled(ctx context.Context, position uint64) *api.Error {
+	return s.waitFor(ctx, func() bool { return s.opened >= position })
 }
 
 // waitFor returns when ok holds; it is called with mu held.
@@ -246,15 +251,16 @@ func (s *Service) List(ctx context.Context, o api.ReadOptions) (*api.ConfigListR
 	return &api.ConfigListResponse{Reply: api.Reply{Type: api.TypeConfigList}, Stores: s.Records(), Applied: s.cfg.Store.Applied()}, nil
 }
 
-// Put creates a store or changes its options. Only the config store's leader can. It returns when the change is committed; the store then opens on every member.
-func (s *Service) Put(ctx context.Context, name string, r api.ConfigPutRequest) (*api.ConfigPutResponse, *api.Error) {
+// Put creates a store or changes its options. Only the config store's leader can. It returns when the change is committed, with its position in the config store; the
+// store then opens on every member.
+func (s *Service) Put(ctx context.Context, name string, r api.ConfigPutRequest) (*api.ConfigPutResponse, uint64, *api.Error) {
 	if r.Options != nil {
 		if err := r.Options.Check(); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	res := &api.ConfigPutResponse{Reply: api.Reply{Type: api.TypeConfigPut}, Store: name}
-	err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {
+	position, err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {
 		c := change{Incarnation: old.record.Incarnation, Members: old.record.Members, Options: old.record.Options}
 		typ := eventUpdated
 		if !exists {
@@ -268,15 +274,15 @@ func (s *Service) Put(ctx context.Context, name string, r api.ConfigPutRequest) 
 		return typ, c, nil
 	}, &res.Version)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return res, nil
+	return res, position, nil
 }
 
-// Delete drops a store. Every member closes it and moves its files aside.
-func (s *Service) Delete(ctx context.Context, name string, r api.ConfigDeleteRequest) (*api.ConfigPutResponse, *api.Error) {
+// Delete drops a store. It returns as Put does; every member then closes the store and moves its files aside.
+func (s *Service) Delete(ctx context.Context, name string, r api.ConfigDeleteRequest) (*api.ConfigPutResponse, uint64, *api.Error) {
 	res := &api.ConfigPutResponse{Reply: api.Reply{Type: api.TypeConfigDelete}, Store: name, Deleted: true}
-	err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {
+	position, err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {
 		if !exists {
 			return "", change{}, api.ErrConfigNotFound.With("there is no store %q to delete", name)
 		}
@@ -284,48 +290,48 @@ func (s *Service) Delete(ctx context.Context, name string, r api.ConfigDeleteReq
 		return eventDeleted, change{Incarnation: old.record.Incarnation, Options: old.record.Options}, nil
 	}, &res.Version)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return res, nil
+	return res, position, nil
 }
 
 // write decides on the newest record and appends the decision with that record's version as a condition; when another write came between,
-// it decides anew.
+// it decides anew. It returns the position of what it has appended.
 func (s *Service) write(ctx context.Context, name string, expected *int64,
-	decide func(old entry, exists bool) (string, change, *api.Error), version *uint64) *api.Error {
+	decide func(old entry, exists bool) (string, change, *api.Error), version *uint64) (position uint64, _ *api.Error) {
 	if err := api.CheckStoreName(name); err != nil {
-		return err
+		return 0, err
 	}
 	for {
 		last, err := s.cfg.Store.LastVersion(name)
 		if err != nil {
-			return api.AsError(err)
+			return 0, api.AsError(err)
 		}
 		old, aerr := s.entryAt(ctx, name, last)
 		if aerr != nil {
-			return aerr
+			return 0, aerr
 		}
 		exists := last >= 0 && !old.deleted
 		if aerr := checkExpected(name, expected, last, exists); aerr != nil {
-			return aerr
+			return 0, aerr
 		}
 		typ, c, aerr := decide(old, exists)
 		if aerr != nil {
-			return aerr
+			return 0, aerr
 		}
 		data, err := json.Marshal(c)
 		if err != nil {
-			return api.AsError(err)
+			return 0, api.AsError(err)
 		}
 		res, aerr := s.cfg.Store.Append(&stores.Append{Stream: name, Expected: last, Events: []api.NewEvent{{Type: typ, Data: data}}})
 		switch {
 		case aerr == nil:
 			*version = res.Version
-			return nil
+			return res.Position, nil
 		case errors.Is(aerr, api.ErrWrongVersion) && ctx.Err() == nil:
 			continue
 		}
-		return aerr
+		return 0, aerr
 	}
 }
 

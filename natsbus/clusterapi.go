@@ -124,7 +124,7 @@ func (b *Bus) transfer(store, to string) (*api.TransferResponse, *api.Error) {
 		if err != nil {
 			return nil, api.ErrOutcomeUnknown.With("%s gave up store %s, but no new leader is known yet; it will be shortly; look at cluster.read.leaders before you transfer again", raftnode.ServerName(from), store)
 		}
-		if b.leaderHolds(ctx, view, store) {
+		if b.leaderHolds(ctx, view, about(s)) {
 			break
 		}
 		again, stop := context.WithTimeout(ctx, askAgain)

@@ -19,7 +19,8 @@ const (
 	subjectWrite    = "write"    // node.<id>.write: a forwarded request; its subject is in headerSubject
 	subjectRead     = "read"     // node.<id>.read: a forwarded read of a store of which the asking node has no sound replica
 	subjectHolds    = "holds"    // node.<id>.holds: do you serve this store and have its post?
-	subjectRoutes   = "routes"   // node.<id>.routes: answer once your server knows a post of this store
+	subjectRoutes   = "routes"   // node.<id>.routes: does your server know the post of this store's leader?
+	subjectSettled  = "settled"  // node.<id>.settled: are your stores those of the configuration at this position?
 	subjectTransfer = "transfer" // node.<id>.transfer: give up leadership of a store
 
 	headerSubject = "Quorate-Subject"
@@ -29,7 +30,6 @@ const (
 const (
 	forwardTimeout = 3 * time.Second
 	askTimeout     = 500 * time.Millisecond
-	routesTimeout  = 5 * time.Second
 )
 
 func nodeSubject(serverID, what string) string { return "node." + serverID + "." + what }
@@ -46,7 +46,8 @@ func (b *Bus) servePeers() error {
 		subjectWrite:    b.onForwarded,
 		subjectRead:     b.onForwardedRead,
 		subjectHolds:    b.onHolds,
-		subjectRoutes:   b.inBackground(b.onRoutes),
+		subjectRoutes:   b.inBackground(answering(b, b.onRoutes)),
+		subjectSettled:  b.inBackground(answering(b, b.onSettled)),
 		subjectTransfer: b.inBackground(b.onTransfer),
 	} {
 		sub, err := b.peers.Subscribe(nodeSubject(b.cfg.ServerID, what), handle)
@@ -186,72 +187,6 @@ func (b *Bus) onForwardedRead(m *nats.Msg) {
 		r.forwarded = true
 		b.spawn(r, func() { b.readStore(r) })
 	}
-}
-
-func (b *Bus) onHolds(m *nats.Msg) {
-	p := b.post(string(m.Data))
-	answer := "no"
-	if p != nil && p.serves() {
-		answer = "yes"
-	}
-	m.Respond([]byte(answer))
-}
-
-// askHolds reports whether the node says that it serves the store and has its post.
-func (b *Bus) askHolds(ctx context.Context, serverID, store string) bool {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	m, err := b.peers.RequestWithContext(ctx, nodeSubject(serverID, subjectHolds), []byte(store))
-	return err == nil && string(m.Data) == "yes"
-}
-
-// onRoutes answers once this node's server knows a post of the store that somebody serves.
-func (b *Bus) onRoutes(m *nats.Msg) {
-	store := string(m.Data)
-	ctx, cancel := context.WithTimeout(b.ctx, routesTimeout)
-	defer cancel()
-	s, err := b.backend.Load().Stores.Wait(ctx, store)
-	if err == nil {
-		_, err = s.WaitLeadership(ctx, func(l raftnode.Leadership) bool { return l.Leader != "" })
-	}
-	for err == nil {
-		view := s.Leadership()
-		if b.reaches(store) && view.Leader != "" && b.leaderHolds(ctx, view, store) {
-			break
-		}
-		timer := time.NewTimer(10 * time.Millisecond) // the server does not tell when interest arrives
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			err = ctx.Err()
-		}
-	}
-	answer := "yes"
-	if err != nil {
-		answer = err.Error()
-	}
-	m.Respond([]byte(answer))
-}
-
-func (b *Bus) leaderHolds(ctx context.Context, view raftnode.Leadership, store string) bool {
-	if view.Leader == b.cfg.ServerID {
-		p := b.post(store)
-		return p != nil && p.serves()
-	}
-	return b.askHolds(ctx, view.Leader, store)
-}
-
-// askRoutes returns once the node's server can route requests to the store's leader.
-func (b *Bus) askRoutes(ctx context.Context, serverID, store string) error {
-	m, err := b.peers.RequestWithContext(ctx, nodeSubject(serverID, subjectRoutes), []byte(store))
-	if err != nil {
-		return err
-	}
-	if string(m.Data) != "yes" {
-		return errors.New(string(m.Data))
-	}
-	return nil
 }
 
 // SendHello gives a hello to every other node in reach.

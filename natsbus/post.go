@@ -70,21 +70,33 @@ func (b *Bus) OnLeadership(s *stores.Store, view raftnode.Leadership) {
 
 // lead gives the store's post, which is made if there is none, the view that is the present one once the post is at it.
 func (b *Bus) lead(s *stores.Store, view func() raftnode.Leadership) {
-	b.mu.Lock()
-	p := b.posts[s.Name()]
-	if p == nil || p.store != s {
-		if s.IsClosing() { // the last changes of a store whose post is gone, or has made way for a later store's
-			b.mu.Unlock()
-			return
-		}
-		if p != nil {
-			defer p.close() // an earlier incarnation's
-		}
-		p = &post{bus: b, store: s, kick: make(chan struct{}), view: raftnode.Leadership{}}
-		b.posts[s.Name()] = p
+	if p := b.postFor(s); p != nil {
+		p.change(view)
 	}
-	b.mu.Unlock()
-	p.change(view)
+}
+
+// postFor returns the store's post, which is made if there is none; nil when the store is closing, and its post is gone or has made way for a later store's. An earlier incarnation's goes first: when
+// the new one is there, the node takes nothing for the old store any more.
+func (b *Bus) postFor(s *stores.Store) *post {
+	for {
+		b.mu.Lock()
+		p := b.posts[s.Name()]
+		switch {
+		case p != nil && p.store == s:
+			b.mu.Unlock()
+			return p
+		case s.IsClosing():
+			b.mu.Unlock()
+			return nil
+		case p == nil:
+			p = &post{bus: b, store: s, kick: make(chan struct{}), view: raftnode.Leadership{}}
+			b.posts[s.Name()] = p
+			b.mu.Unlock()
+			return p
+		}
+		b.mu.Unlock()
+		b.forget(p)
+	}
 }
 
 // OnClosing is told that the store is about to be closed here.
@@ -260,7 +272,7 @@ func (p *post) retire(view raftnode.Leadership, kick <-chan struct{}) {
 		}
 		now := time.Now()
 		if ready.IsZero() {
-			if !p.bus.askHolds(p.bus.ctx, view.Leader, p.store.Name()) {
+			if !p.bus.askHolds(p.bus.ctx, view.Leader, about(p.store)) {
 				timer.Reset(askAgain)
 				continue
 			}

@@ -23,6 +23,7 @@ func lone(t *testing.T) (b *Bus, m *stores.Manager, open func(name string, id ui
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { identity.Close() })
+	b.cfg.ServerID = identity.ServerID()
 	node, err := raftnode.Open(raftnode.Config{
 		Identity: identity, Listen: "127.0.0.1:0", ClusterID: func() string { return "c" },
 		Resolve: func(string) (string, error) { return "", errors.New("there is no other member") },

@@ -171,7 +171,7 @@ func (b *Bus) store(ctx context.Context, name string) (*stores.Store, *api.Error
 	if !known {
 		return nil, b.storeNotFound(name)
 	}
-	s, err := be.Stores.Wait(ctx, name)
+	s, err := be.Stores.Wait(ctx, name, 0)
 	switch {
 	case err == nil:
 		return s, nil

@@ -73,21 +73,20 @@ func (b *Bus) answerUnclaimed(r *request) {
 	r.fail(api.ErrOutcomeUnknown.With("no leader of store %s is in reach; if it died holding this request, the request may still take effect; retry with the same event ids", store))
 }
 
-// answerDropped answers a write that was handed to the lingering post of a dropped store. The name may have been created again meanwhile.
+// answerDropped answers a write that was handed to the lingering post of a dropped store. The name may have been created again meanwhile, but the write is not for that store: a node that saw the lingering post go before
+// it looked has answered that there is none (onWrite).
 func (b *Bus) answerDropped(r *request) {
 	store := r.subject.Store
 	ctx, cancel := context.WithTimeout(b.ctx, readTimeout)
 	defer cancel()
 	known, err := b.knows(ctx, store)
-	switch p := b.post(store); {
+	switch {
 	case err != nil:
 		r.fail(err)
 	case !known:
 		r.fail(b.storeNotFound(store))
-	case p != nil && !p.isDropped():
-		p.handle(r)
 	default:
-		r.fail(api.ErrNotReady.With("store %s was created again and is not open on node %s yet; nothing was written; retry shortly", store, b.name))
+		r.fail(api.ErrNotReady.With("store %s was dropped when this request came, and is created again by now; nothing was written; retry shortly", store))
 	}
 }
 

@@ -3,7 +3,6 @@ package natsbus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/quorate/quorate/api"
@@ -241,18 +240,32 @@ func (w *configWrite) carryOut() (any, *api.Error) {
 	defer cancel()
 	be := w.bus.backend.Load()
 	if w.verb == "delete" {
-		return be.Config.Delete(ctx, w.name, w.drop)
+		res, position, err := be.Config.Delete(ctx, w.name, w.drop)
+		if err != nil {
+			return nil, err
+		}
+		if err := w.bus.settled(ctx, position); err != nil {
+			return nil, api.ErrTimeout.With("store %s is dropped (version %d), but %v; until a majority has, it may take writes, which are gone with it", w.name, res.Version, err)
+		}
+		return res, nil
 	}
-	res, err := be.Config.Put(ctx, w.name, w.put)
-	if err != nil || !res.Created {
-		return res, err
+	res, position, err := be.Config.Put(ctx, w.name, w.put)
+	switch {
+	case err != nil:
+		return nil, err
+	case !res.Created: // also when an earlier try of this request has created it, and its answer was lost
+		if err := w.bus.settled(ctx, position); err != nil {
+			return nil, api.ErrTimeout.With("store %s is changed (version %d), but %v; the others will shortly", w.name, res.Version, err)
+		}
+		return res, nil
 	}
-	if err := w.bus.awaitServing(ctx, w.name); err != nil {
-		return nil, api.ErrTimeout.With("store %s is created (version %d), but no leader serves it yet: %v; it will be there shortly", w.name, res.Version, err)
+	q := storeQuestion{w.name, res.Incarnation}
+	leader, serr := w.bus.awaitServing(ctx, q)
+	if serr != nil {
+		return nil, api.ErrTimeout.With("store %s is created (version %d), but no leader serves it yet: %v; it will be there shortly", w.name, res.Version, serr)
 	}
-	if s, ok := be.Stores.Get(w.name); ok {
-		res.Leader = raftnode.ServerName(s.Leadership().Leader)
-	}
+	w.bus.askOthers(ctx, subjectRoutes, q)
+	res.Leader = raftnode.ServerName(leader)
 	return res, nil
 }
 
@@ -261,21 +274,3 @@ func (w *configWrite) payload() ([]byte, error) { return w.raw, nil }
 func (w *configWrite) repeatable() bool { return false }
 
 func (w *configWrite) tells(refusal *api.Error) bool { return !refusal.Retryable() }
-
-// awaitServing returns once a leader serves the store and every member that is up can route requests to it.
-func (b *Bus) awaitServing(ctx context.Context, name string) error {
-	be := b.backend.Load()
-	if _, err := be.Stores.Wait(ctx, name); err != nil {
-		return err
-	}
-	members, _ := be.Directory.Nodes()
-	for _, m := range members {
-		if !m.Up {
-			continue
-		}
-		if err := b.askRoutes(ctx, m.ServerID, name); err != nil && ctx.Err() != nil {
-			return fmt.Errorf("%s does not see it: %w", m.Name, err)
-		}
-	}
-	return nil
-}

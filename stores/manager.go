@@ -143,16 +143,16 @@ func (m *Manager) Get(name string) (*Store, bool) {
 	return s, ok
 }
 
-// Wait returns the store once it is open, why it failed to open, or ctx's error.
-func (m *Manager) Wait(ctx context.Context, name string) (*Store, error) {
+// Wait returns the store once it is open in that incarnation of its name or a later one, why it failed to open, or ctx's error.
+func (m *Manager) Wait(ctx context.Context, name string, incarnation uint64) (*Store, error) {
 	for {
 		m.mu.Lock()
 		s, failure, changed := m.stores[name], m.failed[name], m.changed
 		m.mu.Unlock()
 		switch {
-		case s != nil:
+		case s != nil && s.spec.Incarnation >= incarnation:
 			return s, nil
-		case failure.Err != nil:
+		case failure.Err != nil && failure.Spec.Incarnation >= incarnation:
 			return nil, failure.Err
 		}
 		select {
@@ -195,8 +195,8 @@ func (m *Manager) Failures() []Failure {
 	return list
 }
 
-// Reconcile makes the open data stores those of want: what is missing is opened, a bounded number at once; what is no longer named, or is
-// named with another incarnation, is closed and its files are moved aside. The config store is left alone.
+// Reconcile makes the open data stores those of want: what is no longer named, or is named with another incarnation, is closed and its
+// files are moved aside; then what is missing is opened; a bounded number at once. The config store is left alone.
 func (m *Manager) Reconcile(want []Spec) {
 	m.opening.Lock()
 	defer m.opening.Unlock()
@@ -204,15 +204,22 @@ func (m *Manager) Reconcile(want []Spec) {
 	for _, spec := range want {
 		wanted[spec.Name] = spec
 	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, openParallel)
 	for _, s := range m.List() {
 		switch spec, ok := wanted[s.Name()]; {
 		case s.Name() == api.ConfigStore:
 		case !ok || spec.group() != s.spec.group():
-			m.Remove(s)
+			slots <- struct{}{}
+			wg.Go(func() { // ends when the store is closed
+				defer func() { <-slots }()
+				m.Remove(s)
+			})
 		default:
 			s.SetLimits(spec.Limits)
 		}
 	}
+	wg.Wait() // a store is closed before another one of its name opens, so that no majority has both
 	for _, f := range m.Failures() {
 		if spec, ok := wanted[f.Spec.Name]; !ok || spec.group() != f.Spec.group() {
 			m.forget(f)
