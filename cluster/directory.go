@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quorate/quorate/api"
@@ -32,6 +33,7 @@ type Config struct {
 	Name     string
 	ServerID string
 	Raft     string // address at which other nodes reach this node's Raft listener
+	Prefix   string // of the subjects that the node answers
 	Expect   int    // how many nodes form the cluster; 1 or more
 	Commands int    // the highest kind of command in a store's log that this program can apply
 	Now      func() time.Time
@@ -45,6 +47,7 @@ const (
 	helloForming = 100 * time.Millisecond
 	helloMissing = 500 * time.Millisecond // while a member is not heard: one that starts waits for ours
 	helloFormed  = time.Second
+	helloFirst   = 3 * time.Second // after its start a node sends as many as if it were forming: if it is connected to a cluster that is not its own, both must know soon
 	downAfter    = 3 * time.Second // without a hello a node counts as down
 )
 
@@ -63,6 +66,8 @@ type Directory struct {
 	peers Peers
 	stop  context.CancelFunc
 	done  chan struct{} // closed when run has ended
+
+	trouble atomic.Pointer[trouble] // nil until look is called
 
 	mu     sync.Mutex // guards what follows
 	disk   disk
@@ -152,11 +157,17 @@ func (d *Directory) Close() {
 
 func (d *Directory) run(ctx context.Context, heard <-chan struct{}) {
 	defer close(d.done)
+	first := time.Now().Add(helloFirst)
 	for {
 		d.decide()
 		d.send(d.hello())
 		d.age()
-		pause := time.NewTimer(d.pace())
+		d.look()
+		pace := d.pace()
+		if time.Now().Before(first) {
+			pace = helloForming
+		}
+		pause := time.NewTimer(pace)
 		select {
 		case <-heard:
 		case <-pause.C:
@@ -185,6 +196,7 @@ func (d *Directory) pace() time.Duration {
 
 // hear reports whether the hello says something new that should be acted on at once.
 func (d *Directory) hear(h Hello) bool {
+	defer d.look() // at once: what a client asks for next may be refused
 	d.mu.Lock()
 	old, known := d.seen[h.ServerID]
 	if h.Leaving {
@@ -272,7 +284,7 @@ func (d *Directory) hello() Hello {
 	defer d.mu.Unlock()
 	return Hello{
 		Name: d.cfg.Name, ServerID: d.cfg.ServerID, Raft: d.cfg.Raft, Version: api.Version,
-		Commands: d.cfg.Commands, Expect: d.cfg.Expect, State: d.disk.State, Plan: d.disk.Plan,
+		Commands: d.cfg.Commands, Prefix: d.cfg.Prefix, Expect: d.cfg.Expect, State: d.disk.State, Plan: d.disk.Plan,
 	}
 }
 

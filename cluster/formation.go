@@ -44,11 +44,12 @@ type Hello struct {
 	Raft     string `json:"raft"` // address of its Raft listener
 	Version  string `json:"version"`
 	// Commands is the highest kind of command in a store's log that the node can apply; 0 from nodes that do not say it yet, which is 1.
-	Commands int   `json:"commands,omitempty"`
-	Expect   int   `json:"expect"` // how many nodes form the cluster
-	State    State `json:"state"`
-	Plan     Plan  `json:"plan"`
-	Leaving  bool  `json:"leaving,omitempty"` // the node is stopping on purpose
+	Commands int    `json:"commands,omitempty"`
+	Prefix   string `json:"prefix,omitempty"` // of the subjects it answers; empty from nodes that do not say it yet
+	Expect   int    `json:"expect"`           // how many nodes form the cluster
+	State    State  `json:"state"`
+	Plan     Plan   `json:"plan"`
+	Leaving  bool   `json:"leaving,omitempty"` // the node is stopping on purpose
 }
 
 // step is what a node does next: move to a state with a plan, or wait for a reason it can tell its operator.
@@ -86,6 +87,9 @@ func next(self Hello, others []Hello) step {
 		}
 		if h.Expect != self.Expect {
 			return step{wait: fmt.Sprintf("%s expects %d nodes and %s expects %d; start all with the same --expect", h.Name, h.Expect, self.Name, self.Expect)}
+		}
+		if otherPrefix(h, self) {
+			return step{wait: fmt.Sprintf("%s uses --prefix %s and %s uses %s; start all with the same --prefix", h.Name, h.Prefix, self.Name, self.Prefix)}
 		}
 	}
 	switch {

@@ -39,6 +39,7 @@ func TestNext(t *testing.T) {
 		{"two of one name", hello("a~1"), []Hello{hello("b~1"), hello("b~2")}, "", Plan{}, "two nodes are named b (b~"},
 		{"another has our name", hello("a~1"), []Hello{hello("a~2"), hello("c~1")}, "", Plan{}, "two nodes are named a"},
 		{"another expects more", hello("a~1"), []Hello{hello("b~1", expects(5)), hello("c~1")}, "", Plan{}, "b expects 5 nodes and a expects 3"},
+		{"another uses another prefix", hello("a~1", uses("es")), []Hello{hello("b~1"), hello("c~1", uses("events"))}, "", Plan{}, "c uses --prefix events and a uses es"},
 
 		{"the coordinator prepares first", hello("a~1"), []Hello{hello("b~1"), hello("c~1")}, Prepared, p, ""},
 		{"the order of hellos does not matter", hello("a~1"), []Hello{hello("c~1"), hello("b~1")}, Prepared, p, ""},

@@ -56,6 +56,10 @@ func (b *Bus) accept(m message) *request {
 		return nil
 	}
 	r.subject = subject
+	if why := b.foreign(r); why != "" {
+		r.fail(api.ErrNotReady.With("node %s carries out no requests, and nothing was written: %s", b.name, why))
+		return nil
+	}
 	return r
 }
 
@@ -67,6 +71,19 @@ func (r *request) askerGone() func() bool {
 	}
 	clients := r.bus.embedded.clients
 	return func() bool { return clients.Interest(reply) == 0 }
+}
+
+// foreign says why the request must not be carried out here: another cluster is connected to this one, and the next request of the same client would go there. What is asked of the cluster itself is answered, so that it can
+// be seen, and what another node of this cluster has accepted.
+func (b *Bus) foreign(r *request) string {
+	be := b.backend.Load()
+	if be == nil || be.Directory == nil || r.subject.Store == api.ClusterStore && r.subject.Class == api.ClassRead {
+		return ""
+	}
+	if _, peer := r.message.(peerMessage); peer {
+		return ""
+	}
+	return be.Directory.Foreign()
 }
 
 // decode reads the payload into v, strictly. It answers the request itself when it cannot.

@@ -49,7 +49,7 @@ func TestAStoreThatCouldNotBeOpenedIsTriedAgain(t *testing.T) {
 	}
 	clock.pass(reopenAtMost)
 	m.reopen()
-	if s, err := m.Wait(t.Context(), "other"); err != nil || s.spec.ID != 2 {
+	if s, err := m.Wait(t.Context(), "other", 0); err != nil || s.spec.ID != 2 {
 		t.Fatalf("still closed: %v", err)
 	}
 	if f := m.Failures(); len(f) > 0 {

@@ -175,7 +175,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 func (n *Node) listen() (err error) {
 	cfg := &n.cfg
 	n.directory, err = cluster.Load(cluster.Config{
-		Dir: cfg.Data, Name: cfg.Name, ServerID: n.identity.ServerID(), Expect: cfg.Expect, Commands: stores.Commands, Logger: cfg.Logger,
+		Dir: cfg.Data, Name: cfg.Name, ServerID: n.identity.ServerID(), Prefix: cfg.Prefix, Expect: cfg.Expect, Commands: stores.Commands, Logger: cfg.Logger,
 		OnMember: n.memberSeen,
 	})
 	if err != nil {
@@ -329,6 +329,9 @@ func (n *Node) Ready() (bool, string) {
 			}
 		}
 		return false, "the node is opening its stores"
+	}
+	if why := n.directory.Trouble(); why != "" {
+		return false, why
 	}
 	config, ok := n.stores.Get(api.ConfigStore)
 	if !ok || config.Leadership().Leader == "" {

@@ -1,0 +1,76 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// trouble is what a formed node hears that makes it unfit to serve, however well its own cluster is. It ends when the node that causes it has said goodbye, or has not been heard for downAfter.
+type trouble struct {
+	reason string // empty: none
+	// foreign says that another cluster is connected to this one. At NATS both are one: a request goes to a node of either, and each would carry out a part of what clients ask for.
+	foreign bool
+}
+
+// troubleOf is a pure function of this node's hello and the fresh ones of all others.
+func troubleOf(self Hello, others []Hello) trouble {
+	if self.State != Formed {
+		return trouble{} // formation waits, and says why
+	}
+	sort.Slice(others, func(i, j int) bool { return others[i].ServerID < others[j].ServerID })
+	for _, h := range others {
+		if h.State == Formed && h.Plan.Cluster != self.Plan.Cluster {
+			return trouble{foreign: true, reason: fmt.Sprintf("node %s (%s) of the cluster %s (%s) is connected to this one, %s (%s): a --join of one names a node of the other; remove it and restart that node. Until then both refuse requests; clusters that share a network should each have a --cluster-name",
+				h.Name, h.Raft, h.Plan.Cluster, strings.Join(names(h.Plan.Members), ", "), self.Plan.Cluster, strings.Join(names(self.Plan.Members), ", "))}
+		}
+	}
+	for _, h := range others {
+		if slices.Contains(self.Plan.Members, h.ServerID) && otherPrefix(self, h) {
+			return trouble{reason: fmt.Sprintf("node %s uses --prefix %s and this node, %s, uses %s: writes to stores that the other leads get no answer; restart the one that is wrong with the same --prefix as the others", h.Name, h.Prefix, self.Name, self.Prefix)}
+		}
+	}
+	return trouble{}
+}
+
+// otherPrefix reports whether the two say that they use different prefixes. Nodes of earlier builds do not say.
+func otherPrefix(a, b Hello) bool { return a.Prefix != "" && b.Prefix != "" && a.Prefix != b.Prefix }
+
+// look notes whether there is trouble, and says so when that has changed.
+func (d *Directory) look() {
+	self := d.hello()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var others []Hello
+	for _, s := range d.seen {
+		if s.up {
+			others = append(others, s.hello)
+		}
+	}
+	now := troubleOf(self, others)
+	before := d.trouble.Swap(&now)
+	switch {
+	case before != nil && *before == now, before == nil && now.reason == "":
+	case now.reason != "":
+		d.cfg.Logger.Error("the node is not ready", "node", self.Name, "reason", now.reason)
+	default:
+		d.cfg.Logger.Info("the trouble is over", "node", self.Name, "reason", before.reason)
+	}
+}
+
+// Trouble says why this node should not serve though its cluster is formed; empty when nothing is known.
+func (d *Directory) Trouble() string {
+	if t := d.trouble.Load(); t != nil {
+		return t.reason
+	}
+	return ""
+}
+
+// Foreign says which other cluster is connected to this one, and what to do; empty when there is none. While there is one, whatever a client asks for may go to either.
+func (d *Directory) Foreign() string {
+	if t := d.trouble.Load(); t != nil && t.foreign {
+		return t.reason
+	}
+	return ""
+}
