@@ -121,7 +121,8 @@ func next(self Hello, others []Hello) step {
 // besideFormed is what a disk does that belongs to no cluster when others say that they do; false when nobody does.
 //
 // A plan is formed only when every member has promised it, so a disk is in the plan that it has promised. It may have promised one and then another, and only the latter is on it: either may be formed, each
-// by a disk that was lost for a while. So it joins another plan than its own only when a majority is in it without this disk; were its own one formed, it could not make that a majority any more.
+// by a disk that was lost for a while. So it joins another plan than its own only when a majority is in it without this disk; were its own one formed, it could not make that a majority any more. That holds
+// as long as no second disk was swapped meanwhile: promises can be replaced, and so two nodes that each come back with another disk can still be in two plans.
 func besideFormed(self Hello, others []Hello) (s step, is bool) {
 	var reason string
 	for _, h := range others {

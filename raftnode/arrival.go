@@ -39,7 +39,12 @@ func checkEntries(req *raft.AppendEntriesRequest) error {
 	if req.PrevLogEntry+uint64(len(req.Entries)) < req.PrevLogEntry {
 		return fmt.Errorf("%w: entries that follow entry %d", errForeign, req.PrevLogEntry)
 	}
+	term := uint64(0)
 	for i, e := range req.Entries {
+		if e.Term < term || e.Term > req.Term {
+			return fmt.Errorf("%w: entry %d of term %d in term %d, behind one of term %d", errForeign, e.Index, e.Term, req.Term, term)
+		}
+		term = e.Term
 		if want := req.PrevLogEntry + uint64(i) + 1; e.Index != want {
 			return fmt.Errorf("%w: entry %d where entry %d is to be", errForeign, e.Index, want)
 		}
@@ -86,14 +91,13 @@ func checkSnapshot(req *raft.InstallSnapshotRequest) error {
 // What is up to the snapshot's end is committed, so whoever leads has the same entries there (Raft §5.4.3, leader completeness), and the rest of the request is one that a leader sends to who has them.
 // That the log changes meanwhile does no harm: what is left is judged by raft, as ever.
 func (l *overlappingLog) skipKnown(req *raft.AppendEntriesRequest) error {
-	first, err := l.FirstIndex()
-	if err != nil {
-		return err
-	}
-	m := l.snapshots.current()
-	r := l.raft.Load()
-	if r == nil || m == nil || m.Incoming != "" || req.PrevLogEntry > m.Index || first != 0 && req.PrevLogEntry >= first {
+	r, m := l.raft.Load(), l.snapshots.current()
+	if r == nil || m == nil || m.Incoming != "" || req.PrevLogEntry > m.Index { // nearly always
 		return nil
+	}
+	first, err := l.FirstIndex()
+	if err != nil || first != 0 && req.PrevLogEntry >= first {
+		return err
 	}
 	last, err := l.LastIndex()
 	if err != nil || r.LastIndex() != max(last, m.Index) { // raft believes in a log that discardForeign took out: it needs a newer state
@@ -151,7 +155,7 @@ func (l *overlappingLog) knownSnapshot(req *raft.InstallSnapshotRequest) (answer
 		return nil, nil
 	}
 	now := time.Now().UnixNano()
-	if now-l.knownSaid.Swap(now) < int64(knownAgain) {
+	if said := l.knownSaid.Load(); now-said < int64(knownAgain) || !l.knownSaid.CompareAndSwap(said, now) {
 		return nil, nil
 	}
 	return &raft.InstallSnapshotResponse{Term: req.Term, Success: true}, nil

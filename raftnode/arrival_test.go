@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -96,9 +97,32 @@ func TestAFollowerThatHasCutOffWhatTheLeaderNames(t *testing.T) {
 			c.link(leader, f).muteAnswers(false)
 			c.link(leader, f).setCut(false) // the connection breaks
 			mustAnswer(t, leader.begin("last"))
-			if got := f.machine.all(); len(got) < 21 {
-				t.Errorf("the follower has %d lines", len(got))
-			}
 		})
 	}
+}
+
+// A state that this replica's own contains is called known once a second, however often it is sent meanwhile.
+func TestAKnownStateIsCalledKnownNowAndThen(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.mustTake(t, "0")
+	f := c.followers(leader)[0]
+	index, _ := leader.machine.Applied()
+	c.heard(t, leader, index)
+	compact(t, f, trailingLogs)
+	l := f.group.logs.LogStore.(*overlappingLog)
+	req := &raft.InstallSnapshotRequest{Term: f.group.raft.CurrentTerm(), LastLogIndex: f.group.snapshots.current().Index - 1}
+	ask := func(ago time.Duration, want bool) {
+		t.Helper()
+		said := time.Now().Add(-ago).UnixNano()
+		l.knownSaid.Store(said)
+		answer, err := l.knownSnapshot(req)
+		if err != nil || (answer != nil) != want {
+			t.Errorf("%v after it was said: %v, %v", ago, answer, err)
+		}
+		if again := l.knownSaid.Load() != said; again != want {
+			t.Errorf("%v after it was said, it is noted anew: %t", ago, again)
+		}
+	}
+	ask(knownAgain/2, false)
+	ask(knownAgain, true)
 }

@@ -107,7 +107,7 @@ type orphan struct {
 
 const (
 	standAgain  = time.Second            // when the first election has not succeeded; each later one is given twice as long
-	moreTime    = 5                      // times: 32 s
+	moreTime    = 3                      // times: 8 s. A vote is waited for IOTimeout, behind four syncs of one's own: what takes longer cannot be won, and only keeps the next one waiting
 	tieBreak    = 150 * time.Millisecond // sooner, when another one stands in the same term: votes of others have come by then
 	betterFirst = 400 * time.Millisecond // for the better replica to stand, up to twice
 	queueAtMost = 3 * time.Second        // one that says that it is queued is waited for: its node has many elections, and gets on with them

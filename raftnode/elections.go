@@ -133,14 +133,14 @@ func (e *elections) decide(now time.Time, asking []*Group, answers map[*Group][]
 		}
 		self := g.node.ServerID()
 		verdict := choose(g.Members(), g.cfg.ID.Store, self, answers[g])
-		if verdict.leader != "" && !o.underWay(now) {
+		if verdict.leader != "" && now.Sub(o.stood) >= standAgain {
 			if _, id := g.raft.LeaderWithID(); string(id) == verdict.leader {
 				g.followed.Store(e.node.detector.processOf(verdict.leader)) // it is that process that leads
 				e.look()
 			}
 		}
 		again := o.underWay(now)
-		turn := o.turn(verdict, self, now)
+		turn := o.turn(verdict, self, now) && !g.asked.Load() // raft has not taken what it was asked before: this would be no try
 		g.queued.Store(turn && !again && underWay >= maxElections)
 		if !turn || g.queued.Load() {
 			continue
@@ -223,7 +223,11 @@ func (e *elections) findOrphans(now time.Time) (asking []*Group) {
 			continue
 		}
 		if e.orphans[g] == nil {
-			e.orphans[g] = &orphan{since: now}
+			o := &orphan{since: now}
+			if leader == "" && g.raft.State() == raft.Candidate { // it was told to stand, and has just begun
+				o.begin(now)
+			}
+			e.orphans[g] = o
 		}
 		if view := g.Leadership(); leader == "" && view.Changes > 0 && now.Sub(view.Since) < electionGrace {
 			continue

@@ -329,3 +329,23 @@ func TestATransferThatIsNotTakenEnds(t *testing.T) {
 	}
 	c.mustTake(t, "b")
 }
+
+// A replica has stood several times, and another one leads and says so: that one is believed, whatever time this replica's own election still has.
+func TestALeaderIsBelievedSoon(t *testing.T) {
+	c := newCluster(t, 3).start()
+	leader := c.mustTake(t, "a")
+	index, _ := leader.machine.Applied()
+	c.heard(t, leader, index)
+	g := c.followers(leader)[0].group
+	e := newElections(g.node)
+	answers := []standing{{member: g.node.ServerID(), open: true, term: 1}, {member: leader.node.ServerID(), open: true, leads: true, stands: true, term: g.raft.CurrentTerm()}}
+	for _, tries := range []int{1, 3, 6} {
+		now := time.Now()
+		e.orphans[g] = &orphan{since: now.Add(-time.Minute), stood: now.Add(-standAgain), tries: tries}
+		g.followed.Store(resigned)
+		e.decide(now, []*Group{g}, map[*Group][]standing{g: answers})
+		if g.followed.Load() == resigned {
+			t.Errorf("tries %d: the leader is still taken for lost", tries)
+		}
+	}
+}

@@ -17,7 +17,7 @@ const (
 // but counts entries only, and one of ours may be a megabyte and more: sixty-four of them in each of a thousand groups. And it keeps them for ever, where a group that nobody writes to needs
 // none (forget).
 //
-// What others sent is kept as a copy: an entry's data are a part of the message that it came in (see transport/DESIGN.md), so a hundred bytes would keep up to 8 MiB.
+// An entry's data are a part of the message that it came in (see transport/DESIGN.md). Where only some of a message's entries are kept they are copied: a hundred bytes would keep up to 8 MiB.
 type recentLog struct {
 	raft.LogStore
 	leads func() bool // whether what is stored is this replica's own; nil: it never is
@@ -72,7 +72,7 @@ func (l *recentLog) StoreLogs(logs []*raft.Log) error {
 			l.drop(l.low, l.low)
 		}
 	}
-	if len(logs) > 0 && (l.leads == nil || !l.leads()) {
+	if len(logs) > 0 && l.low > logs[0].Index && (l.leads == nil || !l.leads()) {
 		for i := max(l.low, logs[0].Index); i <= l.high; i++ {
 			e := *l.entries[i%recentEntries]
 			e.Data, e.Extensions = bytes.Clone(e.Data), bytes.Clone(e.Extensions)

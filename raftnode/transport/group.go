@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -32,15 +33,16 @@ type Group struct {
 	// order of a pipeline's requests, must not block, and is set before the first request.
 	Acknowledged func(peer string, index uint64)
 
-	inspect   Inspect // nil: nobody does
-	transport *Transport
-	key       string
-	consumer  chan raft.RPC
-	beats     *inbox[request]
-	votes     *inbox[request]
-	log       *inbox[request]
-	done      chan struct{}  // closed by Close
-	wg        sync.WaitGroup // the inboxes' workers and the pipelines
+	inspect     Inspect      // nil: nobody does
+	refusalSaid atomic.Int64 // when a refused request was last told of, in Unix nanoseconds
+	transport   *Transport
+	key         string
+	consumer    chan raft.RPC
+	beats       *inbox[request]
+	votes       *inbox[request]
+	log         *inbox[request]
+	done        chan struct{}  // closed by Close
+	wg          sync.WaitGroup // the inboxes' workers and the pipelines
 
 	transfers    context.Context // of the snapshots under way, in both directions; done: there are none any more
 	endTransfers context.CancelFunc
@@ -133,11 +135,16 @@ func (g *Group) serve(r request, answer chan raft.RPCResponse) {
 	}
 }
 
+// refusalAgain is the least time between two warnings of a group about requests that are refused.
+const refusalAgain = time.Minute
+
 func (g *Group) inspected(req any) (answer any, err error) {
 	if g.inspect == nil {
 		return nil, nil
 	}
-	if answer, err = g.inspect(req); err != nil {
+	answer, err = g.inspect(req)
+	now := time.Now().UnixNano()
+	if said := g.refusalSaid.Load(); err != nil && now-said >= int64(refusalAgain) && g.refusalSaid.CompareAndSwap(said, now) {
 		g.transport.cfg.Logger.Warn("a peer's request is refused", "group", g.key, "error", err)
 	}
 	return answer, err
