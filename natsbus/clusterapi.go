@@ -109,9 +109,11 @@ func (b *Bus) transfer(store, to string) (*api.TransferResponse, *api.Error) {
 		}
 		target = s.Members()[i]
 	}
-	view, err := s.WaitLeadership(ctx, func(l raftnode.Leadership) bool { return l.Leader != "" && l.Role != raftnode.Elected })
+	hold, stop := context.WithTimeout(ctx, holdAtMost) // no longer than a write is kept
+	view, err := s.WaitLeadership(hold, func(l raftnode.Leadership) bool { return l.Leader != "" && l.Role != raftnode.Elected })
+	stop()
 	if err != nil {
-		return nil, api.ErrNoLeader.With("store %s has no leader to move", store)
+		return nil, api.ErrNoLeader.With("store %s has no leader to move; retry shortly", store)
 	}
 	from := view.Leader
 	if target != from {

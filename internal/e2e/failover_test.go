@@ -204,6 +204,11 @@ func TestNoMajority(t *testing.T) {
 	if err := wantError(failed, api.ErrNoLeader); err != nil {
 		t.Errorf("linearizable read: %v", err)
 	}
+	began := time.Now()
+	_, failed = request[api.TransferResponse](t, nc, "es.cluster.write.transfer.orders", "")
+	if err := wantError(failed, api.ErrNoLeader); err != nil || time.Since(began) > 5*time.Second {
+		t.Errorf("transfer: %v after %v", err, time.Since(began))
+	}
 	read, failed := request[api.ReadResponse](t, nc, "es.orders.read.stream.s", `{"consistency":"local"}`)
 	if failed != nil || len(read.Events) != 1 {
 		t.Errorf("local read: %v, %d events", failed, len(read.Events))
