@@ -259,8 +259,9 @@ func inboxes(more []string, prefix string) ([]string, error) {
 	all := []string{"_INBOX."}
 	for _, inbox := range more {
 		inbox = strings.TrimSuffix(inbox, ".") + "."
-		if strings.HasPrefix(inbox, ".") || strings.Contains(inbox, "..") || strings.ContainsAny(inbox, "*> \t\r\n") || strings.HasPrefix(inbox, "$") || strings.HasPrefix(inbox, prefix+".") {
-			return nil, fmt.Errorf("--inbox-prefix %q is no prefix for replies; give what your clients' inboxes begin with, as in _INBOX_acme: tokens without wildcards, not under %s and not beginning with $", strings.TrimSuffix(inbox, "."), prefix)
+		if strings.HasPrefix(inbox, ".") || strings.Contains(inbox, "..") || strings.ContainsAny(inbox, "*> \t\r\n") || strings.HasPrefix(inbox, "$") ||
+			strings.HasPrefix(inbox, prefix+".") || strings.HasPrefix(prefix+".", inbox) { // above it is as bad as below: a reply to acme.es.orders.event.a would be taken for an event
+			return nil, fmt.Errorf("--inbox-prefix %q is no prefix for replies; give what your clients' inboxes begin with, as in _INBOX_acme: tokens without wildcards, neither under %s nor above it, and not beginning with $", strings.TrimSuffix(inbox, "."), prefix)
 		}
 		all = append(all, inbox)
 	}

@@ -131,4 +131,9 @@ func TestInboxes(t *testing.T) {
 			t.Errorf("%q: %q, %v; want %q", row.more, got, err, row.want)
 		}
 	}
+	for inbox, taken := range map[string]bool{"acme": false, "acme.": false, "acme.es": false, "acme.es.orders": false, "acme.reply": true, "ac": true, "acme.e": true} {
+		if _, err := inboxes([]string{inbox}, "acme.es"); (err == nil) != taken {
+			t.Errorf("under the prefix acme.es: %q: %v", inbox, err)
+		}
+	}
 }
