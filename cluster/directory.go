@@ -121,7 +121,6 @@ func (d *Directory) SetRaft(addr string) { d.cfg.Raft = addr }
 func (d *Directory) Start(peers Peers) error {
 	d.peers = peers
 	ctx, cancel := context.WithCancel(context.Background())
-	d.stop, d.done = cancel, make(chan struct{})
 	heard := make(chan struct{}, 1)
 	err := peers.OnHello(func(raw []byte) {
 		var h Hello
@@ -137,8 +136,9 @@ func (d *Directory) Start(peers Peers) error {
 	})
 	if err != nil {
 		cancel()
-		return err
+		return err // Close has nothing to wait for
 	}
+	d.stop, d.done = cancel, make(chan struct{})
 	go d.run(ctx, heard) // ends when ctx is cancelled
 	return nil
 }

@@ -397,3 +397,30 @@ func TestHellosAreSlowerWhenAllMembersAreHeard(t *testing.T) {
 		t.Error("a node that is back waits for our hello")
 	}
 }
+
+// deaf is peers that cannot be heard.
+type deaf struct{}
+
+func (deaf) SendHello([]byte) error     { return nil }
+func (deaf) OnHello(func([]byte)) error { return errors.New("the connection is closed") }
+
+// A directory that could not start is closed all the same.
+func TestCloseBehindAFailedStart(t *testing.T) {
+	d, err := Load(newStation(t, "a~1", 3).cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Start(deaf{}); err == nil {
+		t.Fatal("it has started")
+	}
+	closed := make(chan struct{})
+	go func() { // ends when it is closed
+		d.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(patience / 4):
+		t.Error("Close waits for what never ran")
+	}
+}
