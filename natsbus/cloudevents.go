@@ -94,11 +94,18 @@ func decodeAppend(m message, stream string) (a *stores.Append, added int, _ *api
 // errNoStreamToExpect refuses an expected version of nothing, also -2: whoever sends one means a stream.
 var errNoStreamToExpect = api.ErrBadRequest.With(`expected_version is about one stream, and the subject names none; use conditions: [{"stream":…,"version":…}]`)
 
+// lower returns the headers under names in lower case: the first value of each, but all of the tags', which may be a header each.
 func lower(h nats.Header) map[string]string {
 	out := make(map[string]string, len(h))
 	for k, v := range h {
-		if len(v) > 0 {
-			out[strings.ToLower(k)] = v[0]
+		if len(v) == 0 {
+			continue
+		}
+		switch k = strings.ToLower(k); k {
+		case "tags", "ce-tags":
+			out[k] = strings.Join(v, ",")
+		default:
+			out[k] = v[0]
 		}
 	}
 	return out

@@ -36,6 +36,8 @@ func TestDecodeAppend(t *testing.T) {
 		{"two expectations", nats.Header{"Expected-Version": {"-1"}}, `{"events":[{"type":"T"}],"expected_version":2}`, nil, api.ErrBadRequest},
 		{"Nats-Msg-Id", nats.Header{"Nats-Msg-Id": {"m1"}}, `{"events":[{"type":"T"}]}`, one(-2, api.NewEvent{ID: "m1", Type: "T"}), nil},
 		{"Nats-Msg-Id and an id", nats.Header{"Nats-Msg-Id": {"m1"}}, `{"events":[{"id":"i","type":"T"}]}`, one(-2, api.NewEvent{ID: "i", Type: "T"}), nil},
+		{"tags in several headers", nats.Header{"ce-type": {"T"}, "ce-id": {"i"}, "Tags": {"a", "b, c"}}, `{"x":1}`,
+			one(-2, api.NewEvent{ID: "i", Type: "T", Data: json.RawMessage(`{"x":1}`), Tags: []string{"a", "b", "c"}}), nil},
 		{"binary", nats.Header{"ce-type": {"T"}, "ce-id": {"i"}, "ce-specversion": {"1.0"}, "ce-source": {"/s"}, "Tags": {"a, b"}}, `{"x":1}`,
 			one(-2, api.NewEvent{ID: "i", Type: "T", Data: json.RawMessage(`{"x":1}`), Tags: []string{"a", "b"}, Metadata: json.RawMessage(`{"ce-source":"/s"}`)}), nil},
 		{"binary, any case", nats.Header{"Ce-Type": {"T"}}, ``, one(-2, api.NewEvent{Type: "T"}), nil},
