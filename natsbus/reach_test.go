@@ -2,6 +2,8 @@ package natsbus
 
 import (
 	"log/slog"
+	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -46,4 +48,26 @@ func TestTheServerSaysThatARouteIsLost(t *testing.T) {
 	}
 	b.shutdown()
 	await(a, 0)
+}
+
+// A port that is in use is said at once, and which it is.
+func TestAPortInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	const free = "127.0.0.1:-1"
+	for _, row := range []struct{ listen, cluster string }{{taken.Addr().String(), free}, {free, taken.Addr().String()}} {
+		began := time.Now()
+		e, err := startServer(ServerConfig{
+			Name: "a", ClusterName: "c", Listen: row.listen, ClusterListen: row.cluster, Prefix: "es", Logger: slog.New(slog.DiscardHandler), inboxes: []string{"_INBOX."},
+		})
+		if err == nil {
+			e.shutdown()
+		}
+		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "in use") || took > startTimeout/2 {
+			t.Errorf("%+v: %v after %v", row, err, took)
+		}
+	}
 }

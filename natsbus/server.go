@@ -48,6 +48,7 @@ const (
 	routePing     = 1 * time.Second
 	routePingsOut = 2
 	startTimeout  = 10 * time.Second
+	listenLook    = 50 * time.Millisecond // between looks whether the server has given up
 )
 
 // embedded is the running server and the means to connect to it from inside the process.
@@ -98,13 +99,13 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats server: %w", err)
 	}
-	said := make(chan struct{}, 1)
-	srv.SetLoggerV2(&serverLogger{cfg.Logger, said}, false, false, false)
+	said, fatal := make(chan struct{}, 1), make(chan string, 1)
+	srv.SetLoggerV2(&serverLogger{cfg.Logger, said, fatal}, false, false, false)
 	srv.Start()
-	if !srv.ReadyForConnections(startTimeout) {
+	if err := awaitListening(srv, fatal); err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return nil, fmt.Errorf("nats server does not listen on %s and %s: is another process using a port?", cfg.Listen, cfg.ClusterListen)
+		return nil, fmt.Errorf("nats server does not listen on %s and %s: %w; is another process using a port?", cfg.Listen, cfg.ClusterListen, err)
 	}
 	clientsAccount, err := srv.LookupAccount(clientAccount)
 	var account *server.Account
@@ -116,6 +117,21 @@ func startServer(cfg ServerConfig) (*embedded, error) {
 		return nil, err
 	}
 	return &embedded{server: srv, password: password, clients: clientsAccount, peers: account, said: said}, nil
+}
+
+// awaitListening returns once the server listens, or says why it will not.
+func awaitListening(srv *server.Server, fatal <-chan string) error {
+	for until := time.Now().Add(startTimeout); time.Now().Before(until); {
+		if srv.ReadyForConnections(listenLook) {
+			return nil
+		}
+		select {
+		case why := <-fatal:
+			return errors.New(why)
+		default:
+		}
+	}
+	return fmt.Errorf("it is not ready after %v", startTimeout)
 }
 
 // clientPermissions keep a client without credentials from speaking for the cluster: it cannot publish events, cannot join the queue
@@ -198,6 +214,8 @@ func routeURLs(routes []string) ([]*url.URL, error) {
 type serverLogger struct {
 	log  *slog.Logger
 	said chan<- struct{}
+	// fatal has room for one; it gets what ends the server. The server itself goes on, and does nothing.
+	fatal chan<- string
 }
 
 func (l *serverLogger) pass(level slog.Level, f string, v []any) {
@@ -217,6 +235,12 @@ func (l *serverLogger) Errorf(f string, v ...any) {
 	}
 	l.pass(level, f, v)
 }
-func (l *serverLogger) Fatalf(f string, v ...any) { l.pass(slog.LevelError, f, v) }
-func (l *serverLogger) Debugf(string, ...any)     {}
-func (l *serverLogger) Tracef(string, ...any)     {}
+func (l *serverLogger) Fatalf(f string, v ...any) {
+	l.pass(slog.LevelError, f, v)
+	select {
+	case l.fatal <- fmt.Sprintf(f, v...):
+	default:
+	}
+}
+func (l *serverLogger) Debugf(string, ...any) {}
+func (l *serverLogger) Tracef(string, ...any) {}
