@@ -12,26 +12,39 @@ type trouble struct {
 	reason string // empty: none
 	// foreign says that another cluster is connected to this one. At NATS both are one: a request goes to a node of either, and each would carry out a part of what clients ask for.
 	foreign bool
+	// warning is about what does not keep this node from serving; empty: nothing.
+	warning string
 }
 
 // troubleOf is a pure function of this node's hello and the fresh ones of all others.
+//
+// Of two clusters that are connected the one with fewer members refuses requests; the other goes on, so that one node that was started with a wrong --join does not end the service of five. What comes to a node of the
+// smaller one is answered not_ready, and a client tries again. When they have as many members, nobody can tell which is meant, and both refuse.
 func troubleOf(self Hello, others []Hello) trouble {
 	if self.State != Formed {
 		return trouble{} // formation waits, and says why
 	}
 	sort.Slice(others, func(i, j int) bool { return others[i].ServerID < others[j].ServerID })
+	var t trouble
 	for _, h := range others {
-		if h.State == Formed && h.Plan.Cluster != self.Plan.Cluster {
-			return trouble{foreign: true, reason: fmt.Sprintf("node %s (%s) of the cluster %s (%s) is connected to this one, %s (%s): a --join of one names a node of the other; remove it and restart that node. Until then both refuse requests; clusters that share a network should each have a --cluster-name",
-				h.Name, h.Raft, h.Plan.Cluster, strings.Join(names(h.Plan.Members), ", "), self.Plan.Cluster, strings.Join(names(self.Plan.Members), ", "))}
+		if h.State != Formed || h.Plan.Cluster == self.Plan.Cluster {
+			continue
+		}
+		what := fmt.Sprintf("node %s (%s) of the cluster %s (%s) is connected to this one, %s (%s): a --join of one names a node of the other; remove it and restart that node. Until then the cluster with fewer members refuses requests, both when they have as many; clusters that share a network should each have a --cluster-name",
+			h.Name, h.Raft, h.Plan.Cluster, strings.Join(names(h.Plan.Members), ", "), self.Plan.Cluster, strings.Join(names(self.Plan.Members), ", "))
+		if len(self.Plan.Members) <= len(h.Plan.Members) {
+			return trouble{foreign: true, reason: what}
+		}
+		if t.warning == "" {
+			t.warning = what
 		}
 	}
 	for _, h := range others {
 		if slices.Contains(self.Plan.Members, h.ServerID) && otherPrefix(self, h) {
-			return trouble{reason: fmt.Sprintf("node %s uses --prefix %s and this node, %s, uses %s: writes to stores that the other leads get no answer; restart the one that is wrong with the same --prefix as the others", h.Name, h.Prefix, self.Name, self.Prefix)}
+			return trouble{warning: t.warning, reason: fmt.Sprintf("node %s uses --prefix %s and this node, %s, uses %s: writes to stores that the other leads get no answer; restart the one that is wrong with the same --prefix as the others", h.Name, h.Prefix, self.Name, self.Prefix)}
 		}
 	}
-	return trouble{}
+	return t
 }
 
 // otherPrefix reports whether the two say that they use different prefixes. Nodes of earlier builds do not say.
@@ -51,11 +64,13 @@ func (d *Directory) look() {
 	now := troubleOf(self, others)
 	before := d.trouble.Swap(&now)
 	switch {
-	case before != nil && *before == now, before == nil && now.reason == "":
+	case before != nil && *before == now, before == nil && now == trouble{}:
 	case now.reason != "":
 		d.cfg.Logger.Error("the node is not ready", "node", self.Name, "reason", now.reason)
+	case now.warning != "":
+		d.cfg.Logger.Error("another cluster is connected, and some requests are answered there: not_ready", "node", self.Name, "reason", now.warning)
 	default:
-		d.cfg.Logger.Info("the trouble is over", "node", self.Name, "reason", before.reason)
+		d.cfg.Logger.Info("the trouble is over", "node", self.Name, "reason", before.reason+before.warning)
 	}
 }
 
@@ -67,7 +82,7 @@ func (d *Directory) Trouble() string {
 	return ""
 }
 
-// Foreign says which other cluster is connected to this one, and what to do; empty when there is none. While there is one, whatever a client asks for may go to either.
+// Foreign says which other cluster, with at least as many members, is connected to this one, and what to do; empty when there is none. While there is one, whatever a client asks for may go to either.
 func (d *Directory) Foreign() string {
 	if t := d.trouble.Load(); t != nil && t.foreign {
 		return t.reason

@@ -9,7 +9,8 @@ import (
 func uses(prefix string) func(*Hello) { return func(h *Hello) { h.Prefix = prefix } }
 
 func TestTroubleOf(t *testing.T) {
-	p, other := planOf([]string{"a~1", "b~1", "c~1"}), planOf([]string{"d~1", "e~1"})
+	p, other := planOf([]string{"a~1", "b~1", "c~1"}), planOf([]string{"d~1", "e~1", "f~1"})
+	small, large := planOf([]string{"d~1", "e~1"}), planOf([]string{"d~1", "e~1", "f~1", "g~1", "h~1"})
 	self := hello("a~1", in(Formed, p), uses("es"))
 	rows := []struct {
 		name    string
@@ -23,8 +24,12 @@ func TestTroubleOf(t *testing.T) {
 		{"members that are behind", self, []Hello{hello("b~1", in(Prepared, p))}, false, ""},
 		{"a new disk", self, []Hello{hello("c~2", uses("events"))}, false, ""},
 		{"a promise to another cluster is none yet", self, []Hello{hello("d~1", in(Prepared, other))}, false, ""},
-		{"another cluster", self, []Hello{hello("b~1", in(Formed, p)), hello("d~1", in(Formed, other))}, true, "node d () of the cluster " + other.Cluster + " (d, e) is connected to this one, " + p.Cluster + " (a, b, c)"},
-		{"of nodes of the same names", self, []Hello{hello("a~2", in(Formed, planOf([]string{"a~2"})))}, true, "node a () of the cluster"},
+		{"another cluster", self, []Hello{hello("b~1", in(Formed, p)), hello("d~1", in(Formed, other))}, true, "node d () of the cluster " + other.Cluster + " (d, e, f) is connected to this one, " + p.Cluster + " (a, b, c)"},
+		{"a larger one", self, []Hello{hello("d~1", in(Formed, large))}, true, "node d () of the cluster " + large.Cluster},
+		{"a smaller one, which refuses requests itself", self, []Hello{hello("d~1", in(Formed, small))}, false, ""},
+		{"a smaller one and another", self, []Hello{hello("d~1", in(Formed, small)), hello("e~1", in(Formed, other))}, true, "node e () of the cluster " + other.Cluster},
+		{"a smaller one, and another prefix", self, []Hello{hello("b~1", in(Formed, p), uses("events")), hello("d~1", in(Formed, small))}, false, "node b uses --prefix events"},
+		{"of nodes of the same names", self, []Hello{hello("a~2", in(Formed, planOf([]string{"a~2", "b~2", "c~2"})))}, true, "node a () of the cluster"},
 		{"a node that is not formed waits instead", hello("a~1", in(Prepared, p)), []Hello{hello("d~1", in(Formed, other))}, false, ""},
 		{"another prefix", self, []Hello{hello("b~1", in(Formed, p), uses("events"))}, false, "node b uses --prefix events and this node, a, uses es"},
 		{"a node that does not say its prefix", self, []Hello{hello("b~1", in(Formed, p))}, false, ""},
@@ -35,6 +40,9 @@ func TestTroubleOf(t *testing.T) {
 			got := troubleOf(r.self, r.others)
 			if got.foreign != r.foreign || (got.reason == "") != (r.reason == "") || !strings.Contains(got.reason, r.reason) {
 				t.Fatalf("got %+v\nwant %q, of another cluster: %v", got, r.reason, r.foreign)
+			}
+			if smaller := strings.Contains(r.name, "smaller") && !r.foreign; (got.warning != "") != smaller {
+				t.Errorf("the warning is %q", got.warning)
 			}
 		})
 	}
@@ -50,7 +58,7 @@ func TestTroubleEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.disk = disk{Format: 1, State: Formed, Plan: planOf(threeIDs)}
-	stranger := hello("d~1", in(Formed, planOf([]string{"d~1"})))
+	stranger := hello("d~1", in(Formed, planOf([]string{"d~1", "e~1", "f~1"})))
 	leaving := stranger
 	leaving.Leaving = true
 	for name, end := range map[string]func(){
