@@ -90,7 +90,7 @@ var (
 	ErrNoLeader             = def(503, 20503, "no_leader", "no node leads the store now; nothing was written; retry shortly")
 	ErrNotLeader            = def(503, 20504, "not_leader", "this node does not lead the store; leader says who does; nothing was written")
 	ErrShuttingDown         = def(503, 20505, "shutting_down", "the node is stopping; nothing was written; retry to reach another node")
-	ErrNotReady             = def(503, 20506, "not_ready", "the node is still starting; retry shortly")
+	ErrNotReady             = def(503, 20506, "not_ready", "the node is starting, or cannot serve this now; its words say why; nothing was written; retry shortly")
 	ErrOutcomeUnknown       = def(504, 20507, "outcome_unknown", "the write may or may not take effect; retry with the same event ids to find out")
 	ErrTimeout              = def(504, 20508, "timeout", "no answer in time; a read changes nothing and may be repeated")
 	ErrPositionAhead        = def(503, 20509, "position_not_reached", "this node has not applied min_position yet; retry shortly")

@@ -33,7 +33,7 @@ const defaultAttempts = 30
 // Decide reads what the decision depends on, decides, and appends the events if nothing that it depends on was written meanwhile; if something was, it reads that and
 // decides again. It returns the state that was decided on, and where the events are; a decision for no events appends nothing and returns no response.
 //
-// The error of d.Decide is returned as it is. When the attempts are used up the error matches api.ErrCondition; when the store was dropped and created again since it was read first, ErrStoreRecreated.
+// The error of d.Decide is returned as it is. When the attempts are used up the error matches api.ErrCondition; when the store was dropped and created again since it was read first, ErrStoreRecreated, unless that happens between the last read and the append.
 func Decide[S any](ctx context.Context, s *Store, d Decision[S]) (S, *api.AppendSeveralResponse, error) {
 	known := decided[S]{state: d.State}
 	attempts := d.Attempts

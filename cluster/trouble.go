@@ -39,9 +39,21 @@ func troubleOf(self Hello, others []Hello) trouble {
 			t.warning = what
 		}
 	}
+	agree := 1
+	for _, h := range others {
+		if slices.Contains(self.Plan.Members, h.ServerID) && !otherPrefix(self, h) {
+			agree++
+		}
+	}
 	for _, h := range others {
 		if slices.Contains(self.Plan.Members, h.ServerID) && otherPrefix(self, h) {
-			return trouble{warning: t.warning, reason: fmt.Sprintf("node %s uses --prefix %s and this node, %s, uses %s: writes to stores that the other leads get no answer; restart the one that is wrong with the same --prefix as the others", h.Name, h.Prefix, self.Name, self.Prefix)}
+			what := fmt.Sprintf("node %s uses --prefix %s and this node, %s, uses %s: writes to stores that the other leads get no answer; restart the one that is wrong with the same --prefix as the others", h.Name, h.Prefix, self.Name, self.Prefix)
+			if agree <= len(self.Plan.Members)/2 {
+				return trouble{warning: t.warning, reason: what}
+			}
+			if t.warning == "" { // the other one is the odd one, and says so: it is not ready
+				t.warning = what
+			}
 		}
 	}
 	return t
@@ -68,7 +80,7 @@ func (d *Directory) look() {
 	case now.reason != "":
 		d.cfg.Logger.Error("the node is not ready", "node", self.Name, "reason", now.reason)
 	case now.warning != "":
-		d.cfg.Logger.Error("another cluster is connected, and some requests are answered there: not_ready", "node", self.Name, "reason", now.warning)
+		d.cfg.Logger.Error("a node does not fit in, and what it should answer is refused or not answered", "node", self.Name, "reason", now.warning)
 	default:
 		d.cfg.Logger.Info("the trouble is over", "node", self.Name, "reason", before.reason+before.warning)
 	}

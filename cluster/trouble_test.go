@@ -32,6 +32,7 @@ func TestTroubleOf(t *testing.T) {
 		{"of nodes of the same names", self, []Hello{hello("a~2", in(Formed, planOf([]string{"a~2", "b~2", "c~2"})))}, true, "node a () of the cluster"},
 		{"a node that is not formed waits instead", hello("a~1", in(Prepared, p)), []Hello{hello("d~1", in(Formed, other))}, false, ""},
 		{"another prefix", self, []Hello{hello("b~1", in(Formed, p), uses("events"))}, false, "node b uses --prefix events and this node, a, uses es"},
+		{"another prefix, of a smaller part", self, []Hello{hello("b~1", in(Formed, p), uses("events")), hello("c~1", in(Formed, p), uses("es"))}, false, ""},
 		{"a node that does not say its prefix", self, []Hello{hello("b~1", in(Formed, p))}, false, ""},
 		{"both: the worse", self, []Hello{hello("b~1", in(Formed, p), uses("events")), hello("d~1", in(Formed, other))}, true, "is connected"},
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quorate/quorate/api"
 	"github.com/quorate/quorate/raftnode"
+	"github.com/quorate/quorate/stores"
 )
 
 // Subjects between nodes, in the peers' account. <id> is a server id.
@@ -76,7 +77,11 @@ func (b *Bus) forward(r *request, w write, leader string) (done bool, why *api.E
 		return true, nil
 	}
 	m := &nats.Msg{Subject: nodeSubject(leader, subjectWrite), Data: data, Header: nats.Header{headerSubject: []string{r.message.Subject()}}}
-	ctx, cancel := context.WithTimeout(b.ctx, forwardTimeout)
+	limit := forwardTimeout
+	if _, config := w.(*configWrite); config {
+		limit = writeTimeout // it waits for other nodes
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, limit)
 	defer cancel()
 	answer, err := b.peers.RequestMsgWithContext(ctx, m)
 	name := raftnode.ServerName(leader)
@@ -149,8 +154,8 @@ func (b *Bus) forwardRead(r *request, limit time.Duration) bool {
 	}
 }
 
-// askMembers asks the members one after the other, those that are up first.
-func (b *Bus) askMembers(r *request, limit time.Duration) bool {
+// askMembers asks the members one after the other, those that are up first, and passes an answer on.
+func (b *Bus) askMembers(r *request, limit time.Duration) (answered bool) {
 	members, _ := b.backend.Load().Directory.Nodes()
 	slices.SortStableFunc(members, func(x, y api.NodeInfo) int {
 		switch {
@@ -165,21 +170,39 @@ func (b *Bus) askMembers(r *request, limit time.Duration) bool {
 		if member.ServerID == b.cfg.ServerID {
 			continue
 		}
-		m := &nats.Msg{Subject: nodeSubject(member.ServerID, subjectRead), Data: r.message.Data(), Header: nats.Header{headerSubject: []string{r.message.Subject()}}}
-		ctx, cancel := context.WithTimeout(b.ctx, limit)
-		answer, err := b.peers.RequestMsgWithContext(ctx, m)
-		cancel()
-		if err != nil {
+		answer, failed, err := b.askMember(r, member.ServerID, limit)
+		if err != nil || failed != nil && errors.Is(failed, api.ErrReplicaDamaged) {
 			continue // a read changes nothing: the next member may be asked
-		}
-		failed := replyError(answer.Data)
-		if failed != nil && errors.Is(failed, api.ErrReplicaDamaged) {
-			continue
 		}
 		r.send(answer.Data, answer.Header, failed)
 		return true
 	}
 	return false
+}
+
+// askMember has the member answer the read: failed is its refusal.
+func (b *Bus) askMember(r *request, serverID string, limit time.Duration) (answer *nats.Msg, failed *api.Error, err error) {
+	m := &nats.Msg{Subject: nodeSubject(serverID, subjectRead), Data: r.message.Data(), Header: nats.Header{headerSubject: []string{r.message.Subject()}}}
+	ctx, cancel := context.WithTimeout(b.ctx, limit)
+	defer cancel()
+	if answer, err = b.peers.RequestMsgWithContext(ctx, m); err == nil {
+		failed = replyError(answer.Data)
+	}
+	return answer, failed, err
+}
+
+// soundWithout reports whether so many other members answer the read soundly that they are a majority of the store's without this node.
+func (b *Bus) soundWithout(r *request, s *stores.Store, limit time.Duration) bool {
+	sound := 0
+	for _, id := range s.Members() {
+		if id == b.cfg.ServerID {
+			continue
+		}
+		if _, failed, err := b.askMember(r, id, limit); err == nil && failed == nil {
+			sound++
+		}
+	}
+	return sound > len(s.Members())/2
 }
 
 func (b *Bus) onForwardedRead(m *nats.Msg) {

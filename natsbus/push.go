@@ -28,6 +28,9 @@ var _ stores.Pusher = (*Bus)(nil)
 
 // Wanted implements stores.Pusher.
 func (b *Bus) Wanted(subject string) bool {
+	if be := b.backend.Load(); be != nil && be.Directory != nil && be.Directory.Foreign() != "" { // its acknowledgement would be refused, or go to the other cluster
+		return false
+	}
 	return b.mayPush(subject) == nil && b.embedded.clients.Interest(subject) > 0
 }
 

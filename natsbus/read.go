@@ -81,8 +81,13 @@ func namedRead[Q, V any](read func(*stores.Store, context.Context, string, Q) (V
 			switch {
 			case errors.Is(err, api.ErrStoreNotFound) && s.IsClosing():
 				err = b.whileClosing(ctx, r.subject.Store, err)
-			case errors.Is(err, api.ErrReplicaDamaged) && !s.Lone() && b.elsewhere(r, wait):
-				return
+			case errors.Is(err, api.ErrReplicaDamaged) && !r.forwarded:
+				if b.askMembers(r, readLimit(wait)) { // once: if the request is what is wrong, each of them fails over it
+					if b.soundWithout(r, s, readLimit(wait)) {
+						s.SetAside()
+					}
+					return
+				}
 			}
 			r.answer(v, err)
 		}

@@ -122,11 +122,13 @@ func (b *Bus) settled(ctx context.Context, position uint64) error {
 	be := b.backend.Load()
 	own, cancel := context.WithTimeout(ctx, slowFor)
 	defer cancel()
+	others := make(chan int, 1)
+	go func() { others <- b.askOthers(own, subjectSettled, settledQuestion{position}) }() // ends with own
 	n := 0
 	if be.Config.Settled(own, position) == nil {
 		n++
 	}
-	n += b.askOthers(own, subjectSettled, settledQuestion{position})
+	n += <-others
 	if members := len(be.Directory.Members()); n <= members/2 {
 		return fmt.Errorf("%d of %d nodes have carried it out", n, members)
 	}

@@ -249,22 +249,18 @@ func (w *configWrite) carryOut() (any, *api.Error) {
 		}
 		return res, nil
 	}
-	res, position, err := be.Config.Put(ctx, w.name, w.put)
-	switch {
-	case err != nil:
+	res, _, err := be.Config.Put(ctx, w.name, w.put)
+	if err != nil {
 		return nil, err
-	case !res.Created: // also when an earlier try of this request has created it, and its answer was lost
-		if err := w.bus.settled(ctx, position); err != nil {
-			return nil, api.ErrTimeout.With("store %s is changed (version %d), but %v; the others will shortly", w.name, res.Version, err)
-		}
-		return res, nil
 	}
 	q := storeQuestion{w.name, res.Incarnation}
-	leader, serr := w.bus.awaitServing(ctx, q)
+	leader, serr := w.bus.awaitServing(ctx, q) // of an older store too: an earlier try of this request may have created it, and its answer was lost
 	if serr != nil {
-		return nil, api.ErrTimeout.With("store %s is created (version %d), but no leader serves it yet: %v; it will be there shortly", w.name, res.Version, serr)
+		return nil, api.ErrTimeout.With("the record of store %s is written (version %d), but no leader serves the store yet: %v; it will be there shortly", w.name, res.Version, serr)
 	}
-	w.bus.askOthers(ctx, subjectRoutes, q)
+	if res.Created {
+		w.bus.askOthers(ctx, subjectRoutes, q)
+	}
 	res.Leader = raftnode.ServerName(leader)
 	return res, nil
 }

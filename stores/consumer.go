@@ -220,7 +220,7 @@ func (c *consumer) run() {
 	defer func() { c.inFlight.Store(0); c.waiting.Store(0) }()
 	if err := d.again(sub); err != nil {
 		c.refuse(first, err)
-		c.restart(&sub.Config, s.apiError(err))
+		c.restart(&sub.Config, s.leaderError(err))
 		return
 	}
 	c.putBack(first)
@@ -358,7 +358,7 @@ func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 	}
 	if d.hungry() && !d.end {
 		if err := d.read(); err != nil {
-			return s.apiError(err), false
+			return s.leaderError(err), false
 		}
 	}
 	if d.servable() || d.pushable() {
@@ -370,7 +370,7 @@ func (c *consumer) turn(d *delivery) (failed *api.Error, idle bool) {
 			err = c.push(d)
 		}
 		if err != nil {
-			return s.apiError(err), false
+			return s.leaderError(err), false
 		}
 	}
 	d.expire(s.now())

@@ -112,34 +112,39 @@ func damageEvent(t *testing.T, leader, replica *Store) {
 	}
 }
 
-// Damage that a reader meets, whichever it is, sets the replica aside as damage that is met while applying does: the reader is told to ask another node, it is closed and stays so, and the others
-// go on, with a leader of their own.
+// A reader that meets damage is told so, and sets nothing aside: others may have the same. Who knows of a sound answer does, as damage that is met while applying does at once: the replica is closed and stays so, and the
+// others go on, with a leader of their own.
 func TestDamageThatAReaderMeets(t *testing.T) {
 	for _, r := range []struct {
 		name string
 		read func(t *testing.T, s *Store) *api.Error
+		told *api.Error
 	}{
 		{"read", func(t *testing.T, s *Store) *api.Error {
 			_, err := s.ReadAll(t.Context(), api.ReadAllRequest{})
 			return err
-		}},
+		}, api.ErrReplicaDamaged},
 		{"backup", func(t *testing.T, s *Store) *api.Error {
 			_, err := s.BackupEvents(t.Context(), api.BackupRequest{})
 			return err
-		}},
+		}, api.ErrReplicaDamaged},
 		{"fetch", func(t *testing.T, s *Store) *api.Error {
 			_, err := fetchAll(s)
 			return err
-		}},
+		}, api.ErrInternal},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			managers, replicas, leads := openThree(t)
 			s, m := replicas[leads], managers[leads]
 			createSubscription(t, s, api.SubscriptionConfig{})
 			damageEvent(t, s, s)
-			if err := r.read(t, s); !errors.Is(err, api.ErrReplicaDamaged) {
+			if err := r.read(t, s); !errors.Is(err, r.told) {
 				t.Errorf("answered %v", err)
 			}
+			if list := m.Failures(); len(list) != 0 {
+				t.Errorf("set aside by the reader: %v", list)
+			}
+			s.SetAside()
 			if list := m.Failures(); len(list) != 1 || !errors.Is(list[0].Err, fsm.ErrDamaged) {
 				t.Errorf("failures: %v", list)
 			}
@@ -181,9 +186,10 @@ func TestDamageEndsReadsThatWait(t *testing.T) {
 func TestDamageThatSetsNothingAside(t *testing.T) {
 	m, lone := openLone(t, Config{})
 	damageEvent(t, lone, lone)
-	if _, err := lone.ReadAll(t.Context(), api.ReadAllRequest{}); !errors.Is(err, api.ErrReplicaDamaged) {
+	if _, err := lone.ReadAll(t.Context(), api.ReadAllRequest{}); !errors.Is(err, api.ErrInternal) {
 		t.Errorf("answered %v", err)
 	}
+	lone.SetAside()
 	if page, err := lone.ReadStream(t.Context(), "s2", api.ReadStreamRequest{}); err != nil || len(page.Events) != 1 {
 		t.Errorf("a sound stream: %+v, %v", page, err)
 	}
@@ -191,6 +197,7 @@ func TestDamageThatSetsNothingAside(t *testing.T) {
 	if err := replicas[leads].apiError(fmt.Errorf("read: %w: index out of range", fsm.ErrPanic)); !errors.Is(err, api.ErrReplicaDamaged) {
 		t.Errorf("a panic is answered %v", err)
 	}
+	replicas[leads].SetAside()
 	for _, m := range append(managers[:], m) {
 		if f := m.Failures(); len(f) > 0 {
 			t.Errorf("set aside: %v", f)

@@ -53,9 +53,10 @@ type Store struct {
 	dropped  atomic.Bool // about to be closed because it was dropped; set before waits.gone is closed
 	waits    waits
 
-	setAside func(reason error) // gives the damaged replica to the manager; whoever comes second waits for the first
-	aside    atomic.Bool        // about to be closed because it is damaged; set before waits.gone is closed
-	damage   error              // guarded by the manager's mu; met by the replica, which is to be closed
+	met      atomic.Pointer[error] // damage that a reader met last
+	setAside func(reason error)    // gives the damaged replica to the manager; whoever comes second waits for the first
+	aside    atomic.Bool           // about to be closed because it is damaged; set before waits.gone is closed
+	damage   error                 // guarded by the manager's mu; met by the replica, which is to be closed
 
 	scavenged, givenBack atomic.Uint64 // events and bytes, see tend.go
 	noHoles              atomic.Bool   // that the file system cannot take space back was told
@@ -463,17 +464,31 @@ func (s *Store) apiError(err error) *api.Error {
 	return api.ErrInternal.With("store %s: %v", s.Name(), err)
 }
 
-// metDamage says what damage that a reader met means, and sets the replica aside, as applying and flushing do: it must not vote with what it has lost. It may be called by anybody who does not
-// hold the machine's file; closing happens in a goroutine of its own, and waits for readers.
-//
-// A lone replica stays, since nobody else has what can still be read in it. So does one that only panicked: if the request is what makes it panic, it does so at the node it is sent on to, and
-// would set aside one replica after the other.
+// metDamage says what damage that a reader met means. It sets nothing aside: the same damage may have been sent to other replicas with the state, and a bug may look like damage, so that a read which is
+// sent on would set aside one replica after the other, and a store that answers nearly everything would have no majority. Whoever knows that a majority is sound without this one does (SetAside).
 func (s *Store) metDamage(err error) *api.Error {
 	if s.Lone() {
-		return api.ErrReplicaDamaged.With("store %s has no other replica than this damaged one (%v); what can still be read is left as it is; restore a backup under another name", s.Name(), err)
+		return api.ErrInternal.With("store %s has no other replica than this damaged one (%v); what can still be read is left as it is; restore a backup under another name", s.Name(), err)
 	}
-	if !errors.Is(err, fsm.ErrPanic) {
-		s.setAside(err)
+	if !errors.Is(err, fsm.ErrPanic) { // a request may be what makes it panic
+		s.met.Store(&err)
 	}
 	return api.ErrReplicaDamaged.With("this node's replica of store %s is damaged (%v); ask again to reach another node", s.Name(), err)
+}
+
+// SetAside sets the replica aside if a reader has met damage in it, as applying and flushing do at once: it must not vote with what it has lost. It is for who knows that a majority of the replicas answers
+// what this one cannot. It does not wait until the replica is closed.
+func (s *Store) SetAside() {
+	if err := s.met.Load(); err != nil {
+		s.setAside(*err)
+	}
+}
+
+// leaderError is apiError for what a consumer of a subscription is told. It cannot be answered elsewhere: only the leader delivers.
+func (s *Store) leaderError(err error) *api.Error {
+	e := s.apiError(err)
+	if errors.Is(e, api.ErrReplicaDamaged) {
+		return api.ErrInternal.With("the replica that leads store %s is damaged (%v); have another one lead it: quorate cluster transfer %s", s.Name(), err, s.Name())
+	}
+	return e
 }
