@@ -64,7 +64,11 @@ func (b *bench) together(ctx context.Context) {
 		rows = append(rows, appendRow(topicAppends, k.clients, k.stores, k.size))
 	}
 	floors := []*result{floorRow(1), floorRow(64)}
-	rows = append(rows, floors...)
+	nears := make([]*result, len(nearCases))
+	for i, k := range nearCases {
+		nears[i] = nearRow(k.clients, k.stores)
+	}
+	rows = append(append(rows, floors...), nears...)
 	read := newReadRows(b.events)
 	if !b.wanted(append(read.all(), rows...)...) {
 		return
@@ -83,7 +87,16 @@ func (b *bench) together(ctx context.Context) {
 		}
 	}
 	for i, clients := range []int{1, 64} {
-		b.floor(ctx, floors[i], clients)
+		b.measure(ctx, b.quorates(func(q *quorate) system { return floor{q} }), floors[i], func(s system) (float64, error) {
+			return load(ctx, s, floors[i], clients, 0, 1, 256, b.slice)
+		})
+	}
+	for i, k := range nearCases {
+		if !b.quick {
+			b.measure(ctx, b.quorates(func(q *quorate) system { return near{q} }), nears[i], func(s system) (float64, error) {
+				return load(ctx, s, nears[i], k.clients, 0, k.stores, 256, b.slice)
+			})
+		}
 	}
 	b.reading(ctx, read)
 	b.stop()
@@ -95,17 +108,23 @@ func floorRow(clients int) *result {
 		note("256 bytes to a node that is not the client's, and a reply: what NATS costs an append to a leader elsewhere, without Raft, log, and state; the service's own PING")
 }
 
-// floor measures what NATS and the machine alone cost.
-func (b *bench) floor(ctx context.Context, row *result, clients int) {
-	var floors []system
+// nearCases are the rows about clients that look for the leader.
+var nearCases = []struct{ clients, stores int }{{1, 1}, {64, 1}, {64, busy}}
+
+// nearRow is a row about what a client would gain that knows who leads.
+func nearRow(clients, stores int) *result {
+	return newResult(topicAppends, fmt.Sprintf("%s, %s, at the leader's node", count(clients, "client"), count(stores, "store")), "acknowledged appends/s").
+		note("256 bytes; as the row above of as many clients and stores, whose clients are spread over the nodes, but each connected to the node that leads its store")
+}
+
+// quorates are the builds of Quorate that are measured, each as the function has it.
+func (b *bench) quorates(as func(*quorate) system) (list []system) {
 	for _, s := range b.systems {
 		if q, ok := s.(*quorate); ok {
-			floors = append(floors, floor{q})
+			list = append(list, as(q))
 		}
 	}
-	b.measure(ctx, floors, row, func(s system) (float64, error) {
-		return load(ctx, s, row, clients, 0, 1, 256, b.slice)
-	})
+	return list
 }
 
 // load runs clients, each with one request under way, over the stores from first on, and returns acknowledged appends a second. Errors are counted in the row.

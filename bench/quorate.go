@@ -206,6 +206,37 @@ func (c *floorClient) append(ctx context.Context, _, _ int, payload []byte) erro
 	return err
 }
 
+// near is Quorate with clients that are connected to the node that leads the store they append to.
+type near struct{ *quorate }
+
+func (n near) client(int) (client, error) { return &nearClient{n.quorate, map[int]client{}}, nil }
+
+type nearClient struct {
+	q     *quorate
+	conns map[int]client // by store
+}
+
+func (c *nearClient) close() {
+	for _, conn := range c.conns {
+		conn.close()
+	}
+}
+
+func (c *nearClient) append(ctx context.Context, store, writer int, payload []byte) error {
+	conn := c.conns[store]
+	if conn == nil {
+		node, err := c.q.leaderOf(ctx, store)
+		if err != nil {
+			return err
+		}
+		if conn, err = c.q.client(node); err != nil {
+			return err
+		}
+		c.conns[store] = conn
+	}
+	return conn.append(ctx, store, writer, payload)
+}
+
 func (q *quorate) noFill() error { return nil }
 
 // fill sends a thousand events an append, each append to the next of a thousand streams, eight at once.
@@ -262,22 +293,47 @@ func countEvents(events iter.Seq2[api.Event, error]) (n int, err error) {
 	return n, nil
 }
 
-func (q *quorate) leaderOfMost(ctx context.Context) (int, float64, error) {
-	var leaders struct {
+// leaders returns the nodes that lead stores, by the store's name.
+func (q *quorate) leaders(ctx context.Context) (map[string]int, error) {
+	var res struct {
 		Stores []struct{ Store, Leader string } `json:"stores"`
 	}
 	try, stop := context.WithTimeout(ctx, 10*time.Second)
 	defer stop()
-	if err := ask(try, q.admin, "es.cluster.read.leaders", nil, &leaders); err != nil {
+	if err := ask(try, q.admin, "es.cluster.read.leaders", nil, &res); err != nil {
+		return nil, err
+	}
+	nodes := map[string]int{}
+	for _, s := range res.Stores {
+		for i := range 3 {
+			if s.Leader == fmt.Sprintf("n%d", i+1) && s.Store != "config" {
+				nodes[s.Store] = i
+			}
+		}
+	}
+	return nodes, nil
+}
+
+func (q *quorate) leaderOf(ctx context.Context, store int) (int, error) {
+	nodes, err := q.leaders(ctx)
+	if err != nil {
+		return 0, err
+	}
+	node, ok := nodes[fmt.Sprintf("b%d", store)]
+	if !ok {
+		return 0, fmt.Errorf("nobody leads store b%d", store)
+	}
+	return node, nil
+}
+
+func (q *quorate) leaderOfMost(ctx context.Context) (int, float64, error) {
+	nodes, err := q.leaders(ctx)
+	if err != nil {
 		return 0, 0, err
 	}
 	led := make([]int, 3)
-	for _, s := range leaders.Stores {
-		for i := range led {
-			if s.Leader == fmt.Sprintf("n%d", i+1) && s.Store != "config" {
-				led[i]++
-			}
-		}
+	for _, node := range nodes {
+		led[node]++
 	}
 	return most(led)
 }
