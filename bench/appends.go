@@ -86,16 +86,15 @@ func (b *bench) together(ctx context.Context) {
 			})
 		}
 	}
+	beside := func(row *result, as func(*quorate) system, clients, stores int) {
+		b.measure(ctx, b.quorates(as), row, func(s system) (float64, error) { return load(ctx, s, row, clients, 0, stores, 256, b.slice) })
+	}
 	for i, clients := range []int{1, 64} {
-		b.measure(ctx, b.quorates(func(q *quorate) system { return floor{q} }), floors[i], func(s system) (float64, error) {
-			return load(ctx, s, floors[i], clients, 0, 1, 256, b.slice)
-		})
+		beside(floors[i], func(q *quorate) system { return floor{q} }, clients, 1)
 	}
 	for i, k := range nearCases {
 		if !b.quick {
-			b.measure(ctx, b.quorates(func(q *quorate) system { return near{q} }), nears[i], func(s system) (float64, error) {
-				return load(ctx, s, nears[i], k.clients, 0, k.stores, 256, b.slice)
-			})
+			beside(nears[i], func(q *quorate) system { return near{q} }, k.clients, k.stores)
 		}
 	}
 	b.reading(ctx, read)

@@ -268,15 +268,22 @@ func TestMembersComeAndGo(t *testing.T) {
 	}
 }
 
-func TestSilenceIsDown(t *testing.T) {
-	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+// formedAt is the directory of a node of a formed cluster, which takes now for the time, and its station.
+func formedAt(t *testing.T, now *time.Time) (*station, *Directory) {
+	t.Helper()
 	s := newStation(t, "a~1", 3)
-	s.cfg.Now = func() time.Time { return now }
+	s.cfg.Now = func() time.Time { return *now }
 	d, err := Load(s.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.disk = disk{Format: 1, State: Formed, Plan: planOf(threeIDs)}
+	return s, d
+}
+
+func TestSilenceIsDown(t *testing.T) {
+	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	s, d := formedAt(t, &now)
 	if !d.hear(hello("b~1")) {
 		t.Error("the first hello is no news")
 	}

@@ -52,13 +52,7 @@ func TestTroubleOf(t *testing.T) {
 // TestTroubleEnds: with the goodbye of the node that causes it, or when that is not heard for so long that it counts as gone.
 func TestTroubleEnds(t *testing.T) {
 	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
-	s := newStation(t, "a~1", 3)
-	s.cfg.Now = func() time.Time { return now }
-	d, err := Load(s.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.disk = disk{Format: 1, State: Formed, Plan: planOf(threeIDs)}
+	_, d := formedAt(t, &now)
 	stranger := hello("d~1", in(Formed, planOf([]string{"d~1", "e~1", "f~1"})))
 	leaving := stranger
 	leaving.Leaving = true

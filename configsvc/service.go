@@ -251,16 +251,15 @@ func (s *Service) List(ctx context.Context, o api.ReadOptions) (*api.ConfigListR
 	return &api.ConfigListResponse{Reply: api.Reply{Type: api.TypeConfigList}, Stores: s.Records(), Applied: s.cfg.Store.Applied()}, nil
 }
 
-// Put creates a store or changes its options. Only the config store's leader can. It returns when the change is committed, with its position in the config store; the
-// store then opens on every member.
-func (s *Service) Put(ctx context.Context, name string, r api.ConfigPutRequest) (*api.ConfigPutResponse, uint64, *api.Error) {
+// Put creates a store or changes its options. Only the config store's leader can. It returns when the change is committed; the store then opens on every member.
+func (s *Service) Put(ctx context.Context, name string, r api.ConfigPutRequest) (*api.ConfigPutResponse, *api.Error) {
 	if r.Options != nil {
 		if err := r.Options.Check(); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 	res := &api.ConfigPutResponse{Reply: api.Reply{Type: api.TypeConfigPut}, Store: name}
-	position, err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {
+	_, err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {
 		c := change{Incarnation: old.record.Incarnation, Members: old.record.Members, Options: old.record.Options}
 		typ := eventUpdated
 		if !exists {
@@ -274,12 +273,12 @@ func (s *Service) Put(ctx context.Context, name string, r api.ConfigPutRequest) 
 		return typ, c, nil
 	}, &res.Version)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	return res, position, nil
+	return res, nil
 }
 
-// Delete drops a store. It returns as Put does; every member then closes the store and moves its files aside.
+// Delete drops a store. It returns when that is committed, with its position in the config store; every member then closes the store and moves its files aside.
 func (s *Service) Delete(ctx context.Context, name string, r api.ConfigDeleteRequest) (*api.ConfigPutResponse, uint64, *api.Error) {
 	res := &api.ConfigPutResponse{Reply: api.Reply{Type: api.TypeConfigDelete}, Store: name, Deleted: true}
 	position, err := s.write(ctx, name, r.ExpectedVersion, func(old entry, exists bool) (string, change, *api.Error) {

@@ -61,11 +61,11 @@ type embedded struct {
 }
 
 func startServer(cfg ServerConfig) (*embedded, error) {
-	host, port, err := splitAddr(cfg.Listen)
+	host, port, err := SplitAddr(cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("--listen: %w", err)
 	}
-	clusterHost, clusterPort, err := splitAddr(cfg.ClusterListen)
+	clusterHost, clusterPort, err := SplitAddr(cfg.ClusterListen)
 	if err != nil {
 		return nil, fmt.Errorf("--cluster-listen: %w", err)
 	}
@@ -172,8 +172,8 @@ func (e *embedded) shutdown() {
 	e.server.WaitForShutdown()
 }
 
-// splitAddr takes host:port apart; port 0 becomes -1, which the server takes for "choose one".
-func splitAddr(addr string) (host string, port int, err error) {
+// SplitAddr takes host:port apart; port 0 becomes -1, which the server takes for "choose one".
+func SplitAddr(addr string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(addr)
 	if err != nil {
 		return "", 0, fmt.Errorf("%q is not host:port: %w", addr, err)

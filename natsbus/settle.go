@@ -136,7 +136,7 @@ func (b *Bus) settled(ctx context.Context, position uint64) error {
 }
 
 func (b *Bus) onSettled(ctx context.Context, q settledQuestion) error {
-	if err := b.backend.Load().Config.Settled(ctx, q.Position); err != nil {
+	if err := b.backend.Load().Config.Settled(ctx, q.Position); err != nil { // returned as it is, nil would be an error: it has a type
 		return err
 	}
 	return nil

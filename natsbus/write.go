@@ -249,7 +249,7 @@ func (w *configWrite) carryOut() (any, *api.Error) {
 		}
 		return res, nil
 	}
-	res, _, err := be.Config.Put(ctx, w.name, w.put)
+	res, err := be.Config.Put(ctx, w.name, w.put)
 	if err != nil {
 		return nil, err
 	}

@@ -104,10 +104,8 @@ func TestAFollowerThatHasCutOffWhatTheLeaderNames(t *testing.T) {
 // A state that this replica's own contains is called known once a second, however often it is sent meanwhile.
 func TestAKnownStateIsCalledKnownNowAndThen(t *testing.T) {
 	c := newCluster(t, 3).start()
-	leader := c.mustTake(t, "0")
+	leader := c.allTake(t, "0")
 	f := c.followers(leader)[0]
-	index, _ := leader.machine.Applied()
-	c.heard(t, leader, index)
 	compact(t, f, trailingLogs)
 	l := f.group.logs.LogStore.(*overlappingLog)
 	req := &raft.InstallSnapshotRequest{Term: f.group.raft.CurrentTerm(), LastLogIndex: f.group.snapshots.current().Index - 1}

@@ -246,6 +246,15 @@ func (c *testCluster) mustTake(t testing.TB, line string) (by *member) {
 	return by
 }
 
+// allTake is mustTake, and waits until everybody has applied what the leader has.
+func (c *testCluster) allTake(t testing.TB, line string) (leader *member) {
+	t.Helper()
+	leader = c.mustTake(t, line)
+	index, _ := leader.machine.Applied()
+	c.heard(t, leader, index)
+	return leader
+}
+
 // heard waits until the leader's followers have applied the entry.
 func (c *testCluster) heard(t testing.TB, leader *member, index uint64) {
 	t.Helper()

@@ -333,9 +333,7 @@ func TestATransferThatIsNotTakenEnds(t *testing.T) {
 // A replica has stood several times, and another one leads and says so: that one is believed, whatever time this replica's own election still has.
 func TestALeaderIsBelievedSoon(t *testing.T) {
 	c := newCluster(t, 3).start()
-	leader := c.mustTake(t, "a")
-	index, _ := leader.machine.Applied()
-	c.heard(t, leader, index)
+	leader := c.allTake(t, "a")
 	g := c.followers(leader)[0].group
 	e := newElections(g.node)
 	answers := []standing{{member: g.node.ServerID(), open: true, term: 1}, {member: leader.node.ServerID(), open: true, leads: true, stands: true, term: g.raft.CurrentTerm()}}

@@ -14,9 +14,7 @@ import (
 // far behind, with a commit index beyond it: that member would apply the entry, and nothing would ever mend it.
 func TestWhatASnapshotCoversIsNotSentToOthers(t *testing.T) {
 	c := newCluster(t, 5).start()
-	f := c.mustTake(t, "a")
-	index, _ := f.machine.Applied()
-	c.heard(t, f, index)
+	f := c.allTake(t, "a")
 	g := c.followers(f)[3]
 	c.isolate(g, true)
 	last := f.group.raft.LastIndex()
@@ -128,9 +126,7 @@ func TestBootstrapThatWasCutOff(t *testing.T) {
 // What a replica is told to do as leader, when it leads no longer, costs nobody a term.
 func TestOnlyALeaderStepsDown(t *testing.T) {
 	c := newCluster(t, 3).start()
-	leader := c.mustTake(t, "a")
-	index, _ := leader.machine.Applied()
-	c.heard(t, leader, index)
+	leader := c.allTake(t, "a")
 	f := c.followers(leader)[0]
 	term := f.group.raft.CurrentTerm()
 	f.group.stepDown("shutdown") // as one that closes slowly does
@@ -144,9 +140,7 @@ func TestOnlyALeaderStepsDown(t *testing.T) {
 // until it gets it.
 func TestALeaderThatIsElectedAgainDuringATransferServes(t *testing.T) {
 	c := newCluster(t, 3).start()
-	leader := c.mustTake(t, "a")
-	index, _ := leader.machine.Applied()
-	c.heard(t, leader, index)
+	leader := c.allTake(t, "a")
 	to := c.followers(leader)[0]
 	c.isolate(to, true) // swallows what is sent; nobody is told
 	id := raft.ServerID(to.node.ServerID())

@@ -43,9 +43,7 @@ func TestEntriesThatNoLeaderSendsAreRefused(t *testing.T) {
 // A member that has gone mad sends another one what no leader sends. It is refused before raft sees it, and nothing is stored.
 func TestAPeerThatSendsWhatNoLeaderSends(t *testing.T) {
 	c := newCluster(t, 3).start()
-	leader := c.mustTake(t, "a")
-	index, _ := leader.machine.Applied()
-	c.heard(t, leader, index)
+	leader := c.allTake(t, "a")
 	mad, victim := leader.group, c.followers(leader)[0]
 	term, last := mad.raft.CurrentTerm(), victim.group.raft.LastIndex()
 	id := victim.node.ServerID()

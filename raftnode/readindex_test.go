@@ -38,9 +38,7 @@ func TestAReadRoundEndsWithItsContext(t *testing.T) {
 // The leader hangs while a follower asks it for a read index. The read goes on with the next leader; once it ended with the round, after three seconds, though another one served long before.
 func TestAReadWhoseLeaderHangsAsksTheNextOne(t *testing.T) {
 	c := newCluster(t, 3).start()
-	leader := c.mustTake(t, "a")
-	index, _ := leader.machine.Applied()
-	c.heard(t, leader, index)
+	leader := c.allTake(t, "a")
 	reader := c.followers(leader)[0]
 	if err := reader.group.LinearizableRead(testContext(t)); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -95,7 +94,7 @@ func (c *Config) validateAddresses() error {
 		if addr == "" && (flag == "--raft-advertise" || flag == "--http") {
 			continue
 		}
-		if err := checkAddress(addr); err != nil {
+		if _, _, err := natsbus.SplitAddr(addr); err != nil {
 			return fmt.Errorf("%s: %w", flag, err)
 		}
 	}
@@ -103,21 +102,9 @@ func (c *Config) validateAddresses() error {
 		if _, rest, isURL := strings.Cut(addr, "://"); isURL {
 			addr = rest[strings.LastIndex(rest, "@")+1:]
 		}
-		if err := checkAddress(addr); err != nil {
+		if _, _, err := natsbus.SplitAddr(addr); err != nil {
 			return fmt.Errorf("--join: %w", err)
 		}
-	}
-	return nil
-}
-
-// checkAddress takes host:port; port 0 or -1 has the system choose one.
-func checkAddress(addr string) error {
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("%q is not host:port", addr)
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < -1 || n > 65535 {
-		return fmt.Errorf("%q has no valid port", addr)
 	}
 	return nil
 }

@@ -13,6 +13,18 @@ import (
 	"github.com/quorate/quorate/internal/testcluster"
 )
 
+// startAs starts the node with another configuration than it had.
+func (c *cluster) startAs(t *testing.T, i int, cfg node.Config) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testcluster.Patience)
+	defer cancel()
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes[i] = n
+}
+
 // Two clusters that were formed apart are one to NATS when a node is told by mistake to join a node of the other: requests of either's clients go to both. While they are connected neither carries out any,
 // and says why.
 func TestTwoClustersThatAreConnected(t *testing.T) {
@@ -24,13 +36,7 @@ func TestTwoClustersThatAreConnected(t *testing.T) {
 	b.kill(0)
 	stray := b.cfgs[0]
 	stray.Join = []string{a.cfgs[0].ClusterListen}
-	ctx, cancel := context.WithTimeout(context.Background(), testcluster.Patience)
-	defer cancel()
-	n, err := node.Start(ctx, stray)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.nodes[0] = n
+	b.startAs(t, 0, stray)
 	for c, other := range map[*cluster]string{a: "node m1", b: "node n1"} {
 		testcluster.Eventually(t, "it is not ready", func() error {
 			ready, why := c.nodes[0].Ready()
@@ -72,13 +78,7 @@ func TestAnotherPrefix(t *testing.T) {
 	c.kill(1)
 	odd := c.cfgs[1]
 	odd.Prefix = "events"
-	ctx, cancel := context.WithTimeout(context.Background(), testcluster.Patience)
-	defer cancel()
-	n, err := node.Start(ctx, odd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.nodes[1] = n
+	c.startAs(t, 1, odd)
 	for i, other := range []string{"n2", "n1"} {
 		testcluster.Eventually(t, c.nodes[i].Name()+" says so", func() error {
 			if ready, why := c.nodes[i].Ready(); ready || !strings.Contains(why, "node "+other+" uses --prefix") {
